@@ -2,9 +2,8 @@
 
 After Andrej Karpathy's microgpt (2026): his model, his recipe and so his loss curve, step for step,
 in our own words. The one departure is dot(): a sum of products is one node of the graph, where his
-engine makes a node of every multiply and every add.
-
-The model is GPT-2 (Radford et al. 2019) with RMSNorm for LayerNorm, ReLU for GELU and no biases.
+engine makes a node of every multiply and every add. The model is GPT-2 (Radford et al. 2019) with
+RMSNorm for LayerNorm, ReLU for GELU and no biases.
 """
 
 import collections
@@ -314,7 +313,8 @@ def draw_attention(name, maps):
     """Print how much each character (a row) looks at each one so far (a column), head by head."""
     shades = ["".join(" .:-=+*#%@"[int(9.99 * w)] * 2 for w in weights) for weights in maps]
     for i, character in enumerate(f".{name}"):  # darker: more weight
-        print(character, *(s.ljust(2 * len(name) + 3) for s in shades[i * n_head :][:n_head]))
+        heads = [shade.ljust(2 * len(name) + 3) for shade in shades[i * n_head :][:n_head]]
+        print(character, " ".join(heads).rstrip())
 
 
 def print_results(rows):
@@ -337,14 +337,13 @@ def main():
     heldout = [name for name in dict.fromkeys(names) if name not in trained][:num_heldout]
     model = init_model(len(chars) + 1)
     num_params = sum(len(matrix) * len(matrix[0]) for matrix in model.values())
-    print(f"{len(names)} names of {len(chars)} characters, {num_params} parameters to train.")
+    print(f"{len(names)} names, {len(heldout)} of them held out; {num_params} parameters to train.")
     losses = []
     for loss in train(model, names, chars):
         losses.append(loss)
         show_progress(len(losses), num_steps, loss, started)
     print(f"\nLoss over the steps (a blind guess costs {math.log(len(chars) + 1):.2f}):")
     draw_curve(losses)
-
     model = {name: [floats(row) for row in matrix] for name, matrix in model.items()}
     heldout_losses = [name_loss(model, encode(name, chars), {}) for name in heldout]
     name_loss(model, encode(heldout[0], chars), cache := {})
