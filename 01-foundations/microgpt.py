@@ -289,7 +289,7 @@ def show_progress(step, num_steps, loss, started):
     spent = time.perf_counter() - started
     left = spent * (num_steps / step - 1)
     line = f"step {step:4d}/{num_steps}  loss {loss:.5f}  {spent:5.1f} s, {left:5.1f} s left"
-    if os.isatty(1):  # stdout is a terminal
+    if os.isatty(1):  # somebody watches
         print(f"\r{line} ", end="\n" * (step == num_steps))
     elif step <= 3 or step % (num_steps // 10) == 0:
         print(line)
