@@ -1,9 +1,8 @@
 """A GPT is dot products, a softmax and the chain rule: this one learns to invent names.
 
 After Andrej Karpathy's microgpt (2026): his model, his recipe and so his loss curve, step for step,
-in our own words. The one departure is dot(): a sum of products is one node of the graph, where his
-engine makes a node of every multiply and every add. The model is GPT-2 (Radford et al. 2019) with
-RMSNorm for LayerNorm, ReLU for GELU and no biases.
+in our own words. One thing differs: dot() makes a sum of products one node of the graph, not one
+for each multiply and add. GPT-2 (Radford et al. 2019) had LayerNorm, GELU and biases besides.
 """
 
 import collections
@@ -17,7 +16,6 @@ import time
 import urllib.request
 
 # === CONSTANTS: the model, the recipe, the evaluation ===
-
 n_embd, n_head, n_layer = 16, 4, 1  # numbers per token; heads that share them; blocks
 block_size = 16  # the longest context: a boundary and 15 letters, as long as names get
 num_steps = 1000  # one name each; GPT-2 saw half a million tokens a step
@@ -50,7 +48,7 @@ def load_names():
             raise ValueError("it has fewer than 2000 different names")
     except Exception as error:  # urllib alone raises three families of them
         advice = f"Put a text file of names, one a line, at {beside}"
-        raise SystemExit(f"No names from {source}: {error}. {advice}") from None
+        raise SystemExit(f"No names from {source}: {str(error).strip()}. {advice}") from None
     if is_url:
         temporary = f"{beside}.{os.getpid()}.tmp"
         try:
@@ -301,12 +299,13 @@ def mean(values):
 
 def draw_curve(values, width=64, height=8):
     """Print a curve. Each column is the mean of an equal share of the values."""
+    width = min(width, len(values))
     share = len(values) / width
     columns = [mean(values[int(i * share) : int(i * share + share)]) for i in range(width)]
-    low, high = min(columns), max(columns)
+    low, span = min(columns), max(columns) - min(columns) or 1.0
     for level in range(height, -1, -1):
-        marks = ["*" if round((c - low) / (high - low) * height) == level else " " for c in columns]
-        print(f"{low + (high - low) * level / height:6.2f} |{''.join(marks)}".rstrip())
+        marks = ["*" if round((c - low) / span * height) == level else " " for c in columns]
+        print(f"{low + span * level / height:6.2f} |{''.join(marks)}".rstrip())
 
 
 def draw_attention(name, maps):

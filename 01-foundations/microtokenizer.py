@@ -16,7 +16,6 @@ import time
 import urllib.request
 
 # === CONSTANTS: how much to learn, what to try it on ===
-
 num_merges = 512  # tokens to learn beyond the 256 bytes; GPT-2 learned 50,000
 num_heldout = 2000  # names to measure compression on, none of them trained on
 AWKWARD = ["", "a", "\0", " \t\r\n", "anna\nanna", "Zoë", "e\u0301", "한글 이름", "👩‍👩‍👧‍👦", "🏴‍☠️"]
@@ -46,7 +45,7 @@ def load_names():
             raise ValueError("it has fewer than 2000 different names")
     except Exception as error:  # urllib alone raises three families of them
         advice = f"Put a text file of names, one a line, at {beside}"
-        raise SystemExit(f"No names from {source}: {error}. {advice}") from None
+        raise SystemExit(f"No names from {source}: {str(error).strip()}. {advice}") from None
     if is_url:
         temporary = f"{beside}.{os.getpid()}.tmp"
         try:

@@ -1,0 +1,236 @@
+"""load_names() on a server of its own, and on caches that are not what they should be.
+
+The function is the same code in every script (test_rules.py), so one copy is tested: in a process
+of its own, as a single file in an empty folder.
+"""
+
+import hashlib
+import inspect
+import shutil
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+
+import pytest
+from harness import ROOT, SCRIPTS, environment
+
+NAMES = (ROOT / "01-foundations" / "names.txt").read_bytes()
+# Loads the names from the test's server. The timeout is checked, then shortened.
+CODE = """
+    import functools, sys, urllib.request
+    sys.path.insert(0, {folder!r})
+    import microtokenizer as script
+    script.NAMES_URL, script.NAMES_SHA256 = {url!r}, {sha256!r}
+    real = urllib.request.urlopen
+    def urlopen(url, timeout):
+        assert url == {url!r} and timeout == 10
+        return real(url, timeout=1)
+    urllib.request.urlopen = urlopen
+    {before}
+    print(len(script.load_names()), "names")
+"""
+
+
+@pytest.fixture
+def serve():
+    """serve(answer) -> URL of a server that hands each connection's request to answer(socket)."""
+    servers = []
+
+    def start(answer):
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self):
+                self.request.recv(4096)
+                answer(self.request)
+
+        server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_address[1]}/names.txt"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def http(body, status="200 OK", length=None):
+    """An answer that sends `body`, and claims `length` bytes of it."""
+    head = f"HTTP/1.0 {status}\r\nContent-Length: {len(body) if length is None else length}\r\n\r\n"
+    return lambda connection: connection.sendall(head.encode() + body)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An empty folder with the script in it and nothing else."""
+    (tmp_path / "alone").mkdir()
+    shutil.copy(SCRIPTS["microtokenizer"], tmp_path / "alone")
+    return tmp_path / "alone"
+
+
+def start_load(folder, url="http://127.0.0.1:1/", body=NAMES, before=""):
+    code = inspect.cleandoc(CODE).format(
+        folder=str(folder),
+        url=url,
+        sha256=hashlib.sha256(body).hexdigest(),
+        before=before,
+    )
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code],
+        env=environment(PYTHONPATH="", no_proxy="*", PYTHONDONTWRITEBYTECODE="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def load_names(folder, *args, **kwargs):
+    """(exit status, stdout, stderr) of loading the names there."""
+    process = start_load(folder, *args, **kwargs)
+    stdout, stderr = process.communicate(timeout=30)
+    return process.returncode, stdout, stderr
+
+
+def assert_refused(result, folder, *words):
+    """One line that says what failed and what to do, exit status 1, and nothing left behind."""
+    status, stdout, stderr = result
+    assert (status, stdout) == (1, "")
+    assert stderr.count("\n") == 1, stderr
+    for word in (*words, "Put a text file of names", str(folder / "names.txt")):
+        assert word in stderr, stderr
+
+
+def left_behind(folder):
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".py")
+
+
+def test_a_good_file_is_kept_and_read_from_then_on(folder, serve):
+    assert load_names(folder, serve(http(NAMES))) == (0, "32178 names\n", "")
+    assert left_behind(folder) == ["names.txt"]
+    assert (folder / "names.txt").read_bytes() == NAMES
+    assert load_names(folder, "http://127.0.0.1:1/") == (0, "32178 names\n", "")  # nobody there
+
+
+def test_a_clone_reads_the_shipped_file(tmp_path):
+    for name in ("01-foundations", "03-systems"):
+        (tmp_path / name).mkdir()
+    shutil.copy(ROOT / "01-foundations" / "names.txt", tmp_path / "01-foundations")
+    shutil.copy(SCRIPTS["microtokenizer"], tmp_path / "03-systems")
+    assert load_names(tmp_path / "03-systems") == (0, "32178 names\n", "")
+    assert left_behind(tmp_path / "03-systems") == []
+
+
+def test_a_file_beside_the_script_comes_first(tmp_path, folder):
+    (tmp_path / "01-foundations").mkdir()
+    (tmp_path / "01-foundations" / "names.txt").write_bytes(NAMES)
+    (folder / "names.txt").write_bytes(b"\r\n".join(NAMES.split()[:3000]) + b"\r\n\r\n")
+    assert load_names(folder) == (0, "3000 names\n", "")
+
+
+def test_wrong_hash(folder, serve):
+    result = load_names(folder, serve(http(NAMES + b"mallory\n")))
+    assert_refused(result, folder, "SHA-256")
+    assert left_behind(folder) == []
+
+
+def test_truncated(folder, serve):
+    result = load_names(folder, serve(http(NAMES[:1000], length=len(NAMES))))
+    assert_refused(result, folder)
+    assert left_behind(folder) == []
+
+
+def test_404(folder, serve):
+    result = load_names(folder, serve(http(b"not here", "404 Not Found")))
+    assert_refused(result, folder, "404")
+    assert left_behind(folder) == []
+
+
+def test_refused_connection(folder):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/names.txt"
+    assert_refused(load_names(folder, url), folder, "refused")
+    assert left_behind(folder) == []
+
+
+def test_a_server_that_never_answers(folder, serve):
+    never = threading.Event()
+    result = load_names(folder, serve(lambda connection: never.wait(20)))
+    never.set()
+    assert_refused(result, folder, "timed out")
+    assert left_behind(folder) == []
+
+
+def test_a_server_that_stops_in_the_middle(folder, serve):
+    never = threading.Event()
+
+    def answer(connection):
+        http(NAMES[:1000], length=len(NAMES))(connection)
+        never.wait(20)
+
+    result = load_names(folder, serve(answer))
+    never.set()
+    assert_refused(result, folder, "timed out")
+    assert left_behind(folder) == []
+
+
+def test_a_server_that_does_not_speak_http(folder, serve):
+    result = load_names(folder, serve(lambda connection: connection.sendall(b"220 smtp\r\n")))
+    assert_refused(result, folder)
+    assert left_behind(folder) == []
+
+
+def test_at_most_five_megabytes_are_read(folder, serve):
+    result = load_names(folder, serve(http(b"a" * 6_000_000)), body=b"a" * 6_000_000)
+    assert_refused(result, folder, "SHA-256")
+
+
+def test_a_folder_that_cannot_be_written_does_not_stop_the_run(folder, serve):
+    # Gone, since root may write into a read-only folder.
+    gone = f"import shutil; shutil.rmtree({str(folder)!r})"
+    status, stdout, stderr = load_names(folder, serve(http(NAMES)), before=gone)
+    assert (status, stderr) == (0, "")
+    first, second = stdout.splitlines()
+    assert "could not be kept" in first
+    assert second == "32178 names"
+
+
+def test_a_failed_or_interrupted_move_leaves_nothing(folder, serve):
+    for error, status in (("OSError('disk full')", 0), ("KeyboardInterrupt", 1)):
+        before = f"script.os.replace = lambda a, b: (_ for _ in ()).throw({error})"
+        result = load_names(folder, serve(http(NAMES)), before=before)
+        assert (result[0] == 0) == (status == 0)
+        assert left_behind(folder) == []
+
+
+def test_four_runs_at_once_on_an_empty_cache(folder, serve):
+    url = serve(http(NAMES))
+    runs = [start_load(folder, url) for _ in range(4)]
+    assert [run.communicate(timeout=30) for run in runs] == [("32178 names\n", "")] * 4
+    assert left_behind(folder) == ["names.txt"]
+    assert (folder / "names.txt").read_bytes() == NAMES
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"", "fewer than 2000"),
+        (b"\n \n", "fewer than 2000"),
+        (b"emma\nolivia\n" * 2000, "fewer than 2000"),
+        (NAMES + "zoë\n".encode(), "ascii"),
+        (b"\xef\xbb\xbf" + NAMES, "ascii"),
+        (NAMES.decode().encode("utf-16"), "ascii"),
+    ],
+    ids=["empty", "blank", "two names", "not ASCII", "byte order mark", "UTF-16"],
+)
+def test_a_cache_that_cannot_be_used(folder, content, word):
+    (folder / "names.txt").write_bytes(content)
+    assert_refused(load_names(folder), folder, word)
+    assert (folder / "names.txt").read_bytes() == content  # it may be somebody's work
+
+
+def test_a_cache_that_is_a_folder(folder):
+    (folder / "names.txt").mkdir()
+    assert_refused(load_names(folder), folder)

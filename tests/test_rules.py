@@ -1,0 +1,268 @@
+"""What every script has to obey, checked on each of them: a new script needs no change here."""
+
+import ast
+import inspect
+import io
+import re
+import tokenize
+from types import SimpleNamespace
+
+import pytest
+from harness import QUICK, ROOT, SCRIPTS, load, python, without_times
+
+ALLOWED_IMPORTS = set(
+    "os math random json struct urllib collections itertools functools string hashlib time".split()
+)
+# Line ranges of the plan; blocks that all scripts repeat may add up to a third.
+LINES = {
+    "microgpt": (220, 280),
+    "micrornn": (350, 400),
+    "microtokenizer": (150, 200),
+    "microembedding": (200, 250),
+    "microrag": (350, 400),
+    "microdiffusion": (250, 300),
+    "microvae": (200, 250),
+    "microlora": (350, 400),
+    "microdpo": (350, 400),
+    "microppo": (550, 600),
+    "microgrpo": (350, 400),
+    "micromoe": (350, 400),
+    "microattention": (250, 300),
+    "microkv": (200, 250),
+    "microquant": (300, 350),
+    "microflash": (300, 350),
+    "microbeam": (450, 500),
+}
+SECTIONS = "CONSTANTS DATA AUTOGRAD MODEL TRAINING INFERENCE OUTPUT MAIN".split()
+# Same name, same code: in every script, or in every script that has a Value.
+SHARED = {"load_names", "show_progress", "mean", "draw_curve", "print_results"}
+SHARED_WITH_VALUE = {"exp", "log", "relu", "floats", "dot", "softmax", "linear", "adam_step"}
+MAY_PRINT = re.compile(r"main|load_names|(draw|print|show)_\w+")
+
+# Snippets that print the first numbers of a script whose whole run is too long to repeat.
+FIRST_STEPS = {
+    "microgpt": """
+        names = load_names()
+        random.shuffle(names)
+        chars = sorted(set("".join(names)))
+        model = init_model(len(chars) + 1)
+        for loss in itertools.islice(train(model, names, chars), 5):
+            print(repr(loss))
+        model = {name: [floats(row) for row in matrix] for name, matrix in model.items()}
+        print([sample(model, chars) for _ in range(5)])
+    """,
+}
+
+each_script = pytest.mark.parametrize("name", SCRIPTS)
+
+
+@pytest.fixture
+def source(name):
+    """The script's text and syntax tree, its module-level functions and classes by name."""
+    text = SCRIPTS[name].read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    definitions = {
+        node.name: node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    }
+    return SimpleNamespace(text=text, lines=text.splitlines(), tree=tree, definitions=definitions)
+
+
+def comment_lines(source):
+    """Numbers of the lines that carry a comment or belong to a docstring."""
+    tokens = tokenize.generate_tokens(io.StringIO(source.text).readline)
+    found = {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
+    for node in ast.walk(source.tree):
+        if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(
+            node, clean=False
+        ):
+            found |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return found
+
+
+@each_script
+def test_imports_only_what_is_allowed(name, source):
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Import):
+            assert {alias.name.split(".")[0] for alias in node.names} <= ALLOWED_IMPORTS
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            assert node.module.split(".")[0] in ALLOWED_IMPORTS
+        elif isinstance(node, ast.Name):
+            assert node.id not in ("__import__", "exec", "eval", "input")
+
+
+@each_script
+def test_length_is_in_the_plans_range(name, source):
+    low, high = LINES[name]
+    assert len(source.lines) <= high * 4 / 3
+
+
+@each_script
+def test_comment_density(name, source):
+    full = [i for i, line in enumerate(source.lines, 1) if line.strip()]
+    commented = comment_lines(source)
+    assert 0.30 <= sum(i in commented for i in full) / len(full) <= 0.40
+
+
+@each_script
+def test_first_line_is_a_thesis(name, source):
+    first = ast.get_docstring(source.tree).splitlines()[0]
+    assert source.lines[0] == f'"""{first}'
+    assert first.endswith(".")
+    assert name not in first, "a claim, not a title"
+
+
+@each_script
+def test_sections_stand_in_the_common_order(name, source):
+    headers = re.findall(r"(?m)^# === ([A-Z]+)(: [^=]+)? ===$", source.text)
+    found = [word for word, _ in headers]
+    assert found == [word for word in SECTIONS if word in found]
+    assert {"CONSTANTS", "MAIN"} <= set(found)
+    assert all(subject for word, subject in headers if word != "MAIN"), "say what happens there"
+
+
+@each_script
+def test_public_functions_have_docstrings(name, source):
+    for node in source.definitions.values():
+        if node.name != "main" and node.end_lineno - node.lineno > 1:
+            assert ast.get_docstring(node), node.name
+
+
+@each_script
+def test_no_function_is_longer_than_a_screen(name, source):
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 60, node.name
+
+
+@each_script
+def test_only_output_functions_print(name, source):
+    for function in ast.walk(source.tree):
+        if isinstance(function, ast.FunctionDef) and not MAY_PRINT.fullmatch(function.name):
+            for node in ast.walk(function):
+                assert not (isinstance(node, ast.Name) and node.id == "print"), function.name
+
+
+@each_script
+def test_no_function_rewrites_a_global(name, source):
+    assert not any(isinstance(node, ast.Global) for node in ast.walk(source.tree))
+
+
+@each_script
+def test_main_starts_with_the_seed(name, source):
+    start = [ast.unparse(node) for node in source.definitions["main"].body[:2]]
+    assert "random.seed(42)" in start
+    assert source.text.count("random.seed(") == 1
+
+
+@each_script
+def test_shared_blocks_are_the_same_code(name, source):
+    reference = {
+        node.name: ast.dump(node)
+        for node in ast.parse(SCRIPTS["microgpt"].read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    shared = SHARED | (SHARED_WITH_VALUE if "Value" in source.definitions else set())
+    for function in shared & set(source.definitions):
+        assert ast.dump(source.definitions[function]) == reference[function], function
+
+
+@each_script
+def test_value_is_the_documented_class(name, source):
+    """Base class and dot() are the document's; further methods are named in the callout."""
+    if "Value" not in source.definitions:
+        assert "AUTOGRAD" not in source.text
+        return
+    document = (ROOT / "docs" / "autograd-interface.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL))
+    canonical = {n.name: n for n in ast.parse(code).body if hasattr(n, "name")}
+    assert {"Value", "dot", "floats"} <= set(canonical)
+    for function in set(canonical) - {"Value"}:
+        if function in source.definitions:
+            assert ast.dump(source.definitions[function]) == ast.dump(canonical[function])
+    base = [ast.dump(node) for node in canonical["Value"].body]
+    members = [(node, ast.dump(node)) for node in source.definitions["Value"].body]
+    assert [dump for _, dump in members if dump in base] == base
+    callout = re.search(
+        r"(?m)^# --- AUTOGRAD DIFFERENCES IN THIS SCRIPT ---\n((?:# .*\n)+)", source.text
+    )
+    assert callout, "no callout block"
+    assert source.text.index("class Value") < callout.start()
+    for node, dump in members:
+        if dump not in base:
+            assert f"{node.name}()" in callout[1], f"{node.name} is not in the callout"
+    assert "docs/autograd-interface.md" in callout[1]
+
+
+@each_script
+def test_readmes_list_the_script(name):
+    for readme in (ROOT / "README.md", SCRIPTS[name].parent / "README.md"):
+        text = readme.read_text(encoding="utf-8")
+        assert re.search(rf"(?m)^\|.*\b{name}\.py", text), f"no row for {name} in {readme}"
+
+
+@each_script
+def test_importing_does_nothing(name, tmp_path):
+    code = f"""
+        import importlib.util, random, sys
+        opened = []
+        sys.addaudithook(lambda event, args: event == "open" and opened.append(args[:2]))
+        state = random.getstate()
+        spec = importlib.util.spec_from_file_location("script", {str(SCRIPTS[name])!r})
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        assert random.getstate() == state, "it used the random stream"
+        allowed = (".py", ".pyc", ".so", ".pyd", ".zip", ".cfg")
+        stray = [a for a in opened if not str(a[0]).endswith(allowed) or a[1] not in ("r", "rb")]
+        assert not stray, stray
+    """
+    done = python("-c", inspect.cleandoc(code))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@each_script
+def test_run_ends_in_its_results(name, run):
+    assert run.stderr == ""
+    assert run.stdout.isascii()
+    assert "\r" not in run.stdout, "only a terminal gets a line that rewrites itself"
+    assert run.stdout.rstrip("\n").splitlines()[-1].startswith("runtime_seconds ")
+    assert run.criteria["runtime_seconds"].startswith("< ")
+    assert all(line == line.rstrip() for line in run.stdout.splitlines())
+
+
+@each_script
+def test_output_does_not_depend_on_the_hash_seed(name):
+    if name in QUICK:
+        args = [SCRIPTS[name]]
+    else:
+        assert name in FIRST_STEPS, "add a snippet that prints the first steps of the script"
+        args = ["-c", PRELUDE.format(path=str(SCRIPTS[name])) + inspect.cleandoc(FIRST_STEPS[name])]
+    runs = [python(*args, PYTHONHASHSEED=seed) for seed in "17"]
+    assert [done.stderr for done in runs] == ["", ""]
+    assert runs[0].stdout
+    assert without_times(runs[0].stdout) == without_times(runs[1].stdout)
+
+
+PRELUDE = """\
+import runpy
+globals().update(runpy.run_path({path!r}))
+random.seed(42)
+"""
+
+
+def test_no_other_top_level_entries():
+    expected = set(
+        "README.md CONTRIBUTING.md LICENSE pyproject.toml docs tests"
+        " 01-foundations 02-alignment 03-systems".split()
+    )
+    found = {p.name for p in ROOT.iterdir() if not p.name.startswith(".")}
+    assert found - {"build", "no_magic.egg-info"} == expected  # these two are pip's
+
+
+def test_the_shipped_names_are_the_described_ones():
+    names = load("microgpt").load_names()
+    assert len(names) == 32178
+    assert len(names) - len(set(names)) == 2559
+    assert names[:3] == ["emma", "olivia", "ava"]
+    assert set("".join(names)) == set("abcdefghijklmnopqrstuvwxyz")
+    assert max(map(len, names)) == 15
