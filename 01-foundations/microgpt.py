@@ -299,9 +299,8 @@ def mean(values):
 
 def draw_curve(values, width=64, height=8):
     """Print a curve. Each column is the mean of an equal share of the values."""
-    width = min(width, len(values))
-    share = len(values) / width
-    columns = [mean(values[int(i * share) : int(i * share + share)]) for i in range(width)]
+    n, width = len(values), min(width, len(values))
+    columns = [mean(values[i * n // width : (i + 1) * n // width]) for i in range(width)]
     low, span = min(columns), max(columns) - min(columns) or 1.0
     for level in range(height, -1, -1):
         marks = ["*" if round((c - low) / span * height) == level else " " for c in columns]
