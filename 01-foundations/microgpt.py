@@ -25,14 +25,14 @@ num_samples, temperature = 300, 0.5  # below temperature 1, samples keep to what
 
 NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
 NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
-print = functools.partial(print, flush=True)  # a line is seen when it is printed, in a pipe too
+print = functools.partial(print, flush=True)  # line by line, also into a pipe
 
 
 # === DATA: names, a character a token ===
 def load_names():
-    """All names in file order: from beside this script, else 01-foundations, else the network.
+    """All names, in file order: of the file beside this script, else of the one in 01-foundations.
 
-    Raises SystemExit, one line and exit status 1, where no usable file is to be had.
+    If there is neither, downloads one and keeps it. SystemExit, in one line, if it is not usable.
     """
     here = os.path.dirname(os.path.abspath(__file__))
     beside, shared = (os.path.join(here, d, "names.txt") for d in ("", "../01-foundations"))
@@ -40,14 +40,14 @@ def load_names():
     is_url = source == NAMES_URL
     try:
         with urllib.request.urlopen(source, timeout=10) if is_url else open(source, "rb") as file:
-            raw = file.read(5_000_000 if is_url else -1)
+            raw = file.read(5_000_000 if is_url else -1)  # longer cannot be it
         if is_url and hashlib.sha256(raw).hexdigest() != NAMES_SHA256:
             raise ValueError("its SHA-256 is not the one expected")
         names = raw.decode("ascii").split()
-        if len(set(names)) < 2000:  # too few to train on some and hold out others
-            raise ValueError("it has fewer than 2000 different names")
+        if len(set(names)) < 4000:  # too few to train on some and hold out others
+            raise ValueError("it has fewer than 4000 different names")
     except Exception as error:  # urllib alone raises three families of them
-        advice = f"Put a text file of names, one a line, at {beside}"
+        advice = f"Put an ASCII text file of names, one a line, at {beside}"
         raise SystemExit(f"No names from {source}: {str(error).strip()}. {advice}") from None
     if is_url:
         temporary = f"{beside}.{os.getpid()}.tmp"
@@ -316,7 +316,7 @@ def draw_attention(name, maps):
 
 
 def print_results(rows):
-    """Print the proof, a metric a line: name, value, and the criterion that it has to meet."""
+    """Print the proof, a metric a line: name, value, and the bound that the tests hold it to."""
     print("\n=== results ===")
     for name, value, criterion in rows:
         value = f"{value:.4f}" if isinstance(value, float) else value
