@@ -162,9 +162,7 @@ def main():
     unique = list(dict.fromkeys(names))  # some names stand in the list twice, and count twice
     random.shuffle(unique)
     heldout, trained = unique[:num_heldout], set(unique[num_heldout:])
-    print(
-        f"Learning {num_merges} merges from {len(trained)} names, {len(heldout)} others held out."
-    )
+    print(f"{num_merges} merges to learn from {len(trained)} names; {len(heldout)} are held out.")
     merges = train(collections.Counter(name for name in names if name in trained), num_merges)
     vocab = build_vocab(merges)
     learned = [decode([i], vocab) for i in merges.values()]
