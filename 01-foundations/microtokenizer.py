@@ -145,6 +145,15 @@ def decode(ids, vocab):
     return decode_bytes(ids, vocab).decode("utf-8", errors="replace")
 
 
+def count_failures(texts, merges):
+    """How many of the texts (str or bytes) are not what their tokens decode to."""
+    vocab, failures = build_vocab(merges), 0
+    for text in texts:
+        back = decode if isinstance(text, str) else decode_bytes
+        failures += back(encode(text, merges), vocab) != text
+    return failures
+
+
 # === OUTPUT: proof ===
 def print_results(rows):
     """Print the proof, a metric a line: name, value, and the bound that the tests hold it to."""
@@ -189,13 +198,7 @@ def main():
     # awkward texts do.
     awkward_merges = train(collections.Counter(AWKWARD), 64)
     texts = heldout + AWKWARD + [bytes([i]) for i in range(256)] + [bytes(range(256)), b"\xff\xfe"]
-    failures = 0
-    for table in (merges, awkward_merges):
-        vocab_of = build_vocab(table)
-        for text in texts:
-            ids = encode(text, table)
-            back = decode(ids, vocab_of) if isinstance(text, str) else decode_bytes(ids, vocab_of)
-            failures += back != text
+    failures = count_failures(texts, merges) + count_failures(texts, awkward_merges)
     rows = [
         ("vocab_size", len(vocab), ""),
         ("heldout_names", len(heldout), ""),
