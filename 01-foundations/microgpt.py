@@ -1,8 +1,8 @@
 """A GPT is dot products, a softmax and the chain rule: this one learns to invent names.
 
-After Andrej Karpathy's microgpt (2026): his model, his recipe and so his loss curve, step for step,
-in our own words. One thing differs: dot() makes a sum of products one node of the graph, not one
-for each multiply and add. GPT-2 (Radford et al. 2019) had LayerNorm, GELU and biases besides.
+After Andrej Karpathy's microgpt (2026): his model, his recipe and, on his list of names, his losses
+step for step; in our own words. One thing differs in training: dot() makes a sum of products one
+node, not one for each multiply and add. GPT-2 has LayerNorm for RMSNorm, GELU for ReLU, and biases.
 """
 
 import collections
@@ -16,23 +16,23 @@ import time
 import urllib.request
 
 # === CONSTANTS: the model, the recipe, the evaluation ===
-n_embd, n_head, n_layer = 16, 4, 1  # numbers per token; heads that share them; blocks
+n_embd, n_head, n_layer = 16, 4, 1  # numbers per token; heads that split them; layers
 block_size = 16  # the longest context: a boundary and 15 letters, as long as names get
 num_steps = 1000  # one name each; GPT-2 saw half a million tokens a step
 learning_rate, beta1, beta2, eps_adam = 0.01, 0.85, 0.99, 1e-8
 num_heldout = 500  # names to judge the model by, none of them trained on
-num_samples, temperature = 300, 0.5  # below temperature 1, samples keep to what is likely
+num_samples, temperature = 300, 0.5
 
 NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
 NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
-print = functools.partial(print, flush=True)  # line by line, also into a pipe
+print = functools.partial(print, flush=True)  # flush each line, into a pipe too
 
 
 # === DATA: names, a character a token ===
 def load_names():
-    """All names, in file order: of the file beside this script, else of the one in 01-foundations.
+    """All names, in file order: from names.txt beside this script, or else in 01-foundations.
 
-    If there is neither, downloads one and keeps it. SystemExit, in one line, if it is not usable.
+    If there is neither, one is downloaded and kept. SystemExit, in one line, if it is not usable.
     """
     here = os.path.dirname(os.path.abspath(__file__))
     beside, shared = (os.path.join(here, d, "names.txt") for d in ("", "../01-foundations"))
@@ -76,7 +76,7 @@ class Value:
     _created = itertools.count()
 
     def __init__(self, data, inputs=(), local_grads=()):
-        self.data, self.grad = data, 0.0  # grad: d(result)/d(self), after result.backward()
+        self.data, self.grad = data, 0.0  # grad: d(result)/d(self), by result.backward()
         self._inputs, self._local_grads = inputs, local_grads
         self._order = next(Value._created)
 
@@ -94,7 +94,7 @@ class Value:
     def log(self): return Value(math.log(p := max(self.data, 1e-10)), (self,), (1.0 / p,))
     def tanh(self): return Value(y := math.tanh(self.data), (self,), (1.0 - y * y,))
     def relu(self): return Value(max(0.0, self.data), (self,), (float(self.data > 0),))
-    # The rest is made of those above, and so are its gradients.
+    # The rest is made of those above.
     def __neg__(self): return self * -1.0
     def __sub__(self, other): return self + -other
     def __rsub__(self, other): return -self + other
@@ -105,11 +105,11 @@ class Value:
     # fmt: on
 
     def backward(self):
-        """Add d(self)/d(v) to the grad of every v that self depends on. This uses the graph up."""
+        """Add d(self)/d(v) to the grad of every v below self. Works once: it frees the graph."""
         nodes, seen = [self], {self}
         for node in nodes:  # the list grows while we walk it: no recursion, any depth
             for v in node._inputs:
-                if v._inputs and v not in seen:
+                if v._inputs and v not in seen:  # a leaf has nothing to pass on
                     seen.add(v)
                     nodes.append(v)
         # Inputs exist before their node, so newest first is reverse topological order: a node's
@@ -120,7 +120,7 @@ class Value:
             grad = node.grad
             for v, local_grad in zip(node._inputs, node._local_grads):
                 v.grad += local_grad * grad  # chain rule: dL/dv += dL/dnode * dnode/dv
-            del node._inputs, node._local_grads  # free at once: up to a quarter faster
+            del node._inputs, node._local_grads  # rather than all at the end: a quarter faster
 
 
 # fmt: off
@@ -142,7 +142,7 @@ def dot(a, b):
     total = 0.0  # a loop, because sum() of floats rounds differently from Python 3.12 on
     for x, y in zip(xs, ys, strict=True):
         total += x * y
-    if xs is a:  # floats: nothing to differentiate on this side
+    if xs is a:  # a holds floats, which floats() hands back as they are: no gradient for a
         return total if ys is b else dot(b, a)
     if ys is b:
         return Value(total, [*a], [*ys])  # d(total)/d(a[i]) = b[i]
@@ -156,19 +156,19 @@ def dot(a, b):
 # === MODEL: from the tokens so far to a score for every next token ===
 def softmax(logits):
     """[n] scores -> [n] probabilities."""
-    peak = max(floats(logits))
+    peak = max(floats(logits))  # a constant: to shift all scores changes no probability
     exps = [exp(x - peak) for x in logits]  # at most 1, so no score is too large
-    scale = dot(exps, [1.0] * len(exps)) ** -1
+    scale = dot(exps, [1.0] * len(exps)) ** -1  # 1 / their sum
     return [e * scale for e in exps]
 
 
 def linear(x, w):
-    """w x: [n_in], [n_out][n_in] -> [n_out]."""
+    """x [n_in], w [n_out][n_in] -> w x [n_out]."""
     return [dot(row, x) for row in w]
 
 
 def rmsnorm(x):
-    """x / rms(x): [n] -> [n] of mean square 1 (Zhang & Sennrich 2019, eq. 4 without the gain)."""
+    """[n] -> x / rms(x) [n] (Zhang & Sennrich 2019, eq. 4 without gain; 1e-5 is for x near 0)."""
     scale = (dot(x, x) * (1 / len(x)) + 1e-5) ** -0.5
     return [xi * scale for xi in x]
 
@@ -183,17 +183,17 @@ def attend(q, keys, values):
 
 
 def gpt(state_dict, token_id, pos_id, cache):
-    """Logits [vocab_size] for the token after `token_id`, the one at position `pos_id`.
+    """Logits [vocab_size] for what follows `token_id` at position `pos_id`, given the past.
 
-    `cache`, {} at the start of a name, keeps each layer's keys, values and attention weights. Only
-    the past is in it, so no token sees ahead: the causal mask of a GPT that runs all positions at
-    once is here the order of time.
+    The past is `cache`: {} at the start of a name, then each layer's keys, values and attention
+    weights (Values in training: gradients flow back through it). It holds nothing later than
+    this position, so no token sees ahead: the causal mask is here the order of time.
     """
-    # x [n_embd] is what this position knows: first itself and its place, then what blocks add.
+    # x [n_embd] is what this position knows: at first only its token and its place.
     x = rmsnorm([t + p for t, p in zip(state_dict["wte"][token_id], state_dict["wpe"][pos_id])])
     for layer in range(n_layer):
         keys, values, maps = cache.setdefault(layer, ([], [], []))
-        h = rmsnorm(x)  # into attention, the one place where positions exchange information
+        h = rmsnorm(x)  # into attention: only here does a position learn from others
         q = linear(h, state_dict[f"layer{layer}.attn_wq"])  # what this position looks for
         keys.append(linear(h, state_dict[f"layer{layer}.attn_wk"]))  # what it can be found by
         values.append(linear(h, state_dict[f"layer{layer}.attn_wv"]))  # what it then hands over
@@ -202,8 +202,8 @@ def gpt(state_dict, token_id, pos_id, cache):
             part = slice(start, start + n_embd // n_head)  # this head's share of the numbers
             out, weights = attend(q[part], [k[part] for k in keys], [v[part] for v in values])
             heads += out  # [n_embd] when all heads are in
-            maps.append(weights)
-        # x + f(x): a block only adds a correction, so gradients have a straight way back.
+            maps.append(weights)  # by position, then by head
+        # x + f(x): each half of a layer only adds to x, so gradients have a straight way back.
         x = [a + b for a, b in zip(x, linear(heads, state_dict[f"layer{layer}.attn_wo"]))]
         h = rmsnorm(x)  # into the MLP, where each position works on its own
         h = [relu(hi) for hi in linear(h, state_dict[f"layer{layer}.mlp_fc1"])]  # [4 * n_embd]
@@ -212,15 +212,15 @@ def gpt(state_dict, token_id, pos_id, cache):
 
 
 def init_model(vocab_size):
-    """A state_dict of [n_out][n_in] matrices, drawn from N(0, 0.08) in the published order."""
+    """A state_dict of matrices, Gaussian of std 0.08, in microgpt's order: same seed, same draw."""
     n = n_embd
     shapes = {"wte": (vocab_size, n), "wpe": (block_size, n), "lm_head": (vocab_size, n)}
     for i in range(n_layer):
         shapes |= {f"layer{i}.attn_{w}": (n, n) for w in ("wq", "wk", "wv", "wo")}
         shapes |= {f"layer{i}.mlp_fc1": (4 * n, n), f"layer{i}.mlp_fc2": (n, 4 * n)}
     return {
-        name: [[Value(random.gauss(0, 0.08)) for _ in range(n_in)] for _ in range(n_out)]
-        for name, (n_out, n_in) in shapes.items()
+        name: [[Value(random.gauss(0, 0.08)) for _ in range(columns)] for _ in range(rows)]
+        for name, (rows, columns) in shapes.items()
     }
 
 
@@ -236,7 +236,7 @@ def name_loss(state_dict, tokens, cache):
 
 def adam_step(params, m, v, step, lr):
     """One update of params, in place (Kingma & Ba 2015, algorithm 1; step >= 1). Clears grads."""
-    correct1, correct2 = 1 / (1 - beta1**step), 1 / (1 - beta2**step)  # m and v start at 0
+    correct1, correct2 = 1 / (1 - beta1**step), 1 / (1 - beta2**step)  # undoes that m, v start at 0
     for i, p in enumerate(params):
         m[i] = beta1 * m[i] + (1 - beta1) * p.grad  # which way, on average
         v[i] = beta2 * v[i] + (1 - beta2) * p.grad * p.grad  # how steep, on average
@@ -244,12 +244,12 @@ def adam_step(params, m, v, step, lr):
         p.grad = 0.0
 
 
-def train(state_dict, docs, chars):
-    """Train in place, one document a step; yield the loss of each step, before its update."""
+def train(state_dict, names, chars):
+    """Train in place, one name a step; after each step, yield the loss that it started from."""
     params = [p for matrix in state_dict.values() for row in matrix for p in row]
     m, v = [0.0] * len(params), [0.0] * len(params)
     for step in range(num_steps):
-        loss = name_loss(state_dict, encode(docs[step % len(docs)], chars), {})
+        loss = name_loss(state_dict, encode(names[step % len(names)], chars), {})
         loss.backward()
         adam_step(params, m, v, step + 1, learning_rate * (1 - step / num_steps))
         yield loss.data
@@ -262,7 +262,7 @@ def sample(state_dict, chars):
     token_id = bos = len(chars)
     for pos_id in range(block_size):
         logits = gpt(state_dict, token_id, pos_id, cache)
-        probs = softmax([x / temperature for x in logits])  # wider gaps: the likely gets likelier
+        probs = softmax([x / temperature for x in logits])  # below 1: likely gets likelier
         token_id = random.choices(range(len(probs)), weights=probs)[0]
         if token_id == bos:
             break
@@ -271,7 +271,7 @@ def sample(state_dict, chars):
 
 
 def trigrams(name):
-    """Every three characters in a row, boundaries included: ann -> .an, ann, nn."""
+    """Every three characters in a row, boundaries included: ann -> {".an", "ann", "nn."}."""
     return {f".{name}."[i : i + 3] for i in range(len(name))}
 
 
@@ -281,27 +281,27 @@ def is_pronounceable(name, known):
     return "V" in shape and "CCCC" not in shape and trigrams(name) <= known
 
 
-# === OUTPUT: progress, drawings, proof ===
+# === OUTPUT: progress, drawings, results ===
 def show_progress(step, num_steps, loss, started):
-    """Rewrite one line on a terminal; in a pipe print the first steps, then ten lines in all."""
+    """Rewrite one line on a terminal; in a pipe, print the first steps and every tenth of them."""
     spent = time.perf_counter() - started
     left = spent * (num_steps / step - 1)
     line = f"step {step:4d}/{num_steps}  loss {loss:.5f}  {spent:5.1f} s, {left:5.1f} s left"
     if os.isatty(1):  # somebody watches
-        print(f"\r{line} ", end="\n" * (step == num_steps))
-    elif step <= 3 or step % (num_steps // 10) == 0:
+        print(f"\r{line} ", end="\n" if step == num_steps else "")
+    elif step <= 3 or step % max(1, num_steps // 10) == 0:
         print(line)
 
 
 def mean(values):
-    return math.fsum(values) / len(values)  # fsum is exact, so the same on every Python
+    return math.fsum(values) / len(values)  # fsum rounds once, so alike on every Python
 
 
 def draw_curve(values, width=64, height=8):
-    """Print a curve. Each column is the mean of an equal share of the values."""
+    """Print a curve. Each column is the mean of its share of the values."""
     n, width = len(values), min(width, len(values))
     columns = [mean(values[i * n // width : (i + 1) * n // width]) for i in range(width)]
-    low, span = min(columns), max(columns) - min(columns) or 1.0
+    low, span = min(columns), (max(columns) - min(columns)) or 1.0  # or flat
     for level in range(height, -1, -1):
         marks = ["*" if round((c - low) / span * height) == level else " " for c in columns]
         print(f"{low + span * level / height:6.2f} |{''.join(marks)}".rstrip())
@@ -310,13 +310,13 @@ def draw_curve(values, width=64, height=8):
 def draw_attention(name, maps):
     """Print how much each character (a row) looks at each one so far (a column), head by head."""
     shades = ["".join(" .:-=+*#%@"[int(9.99 * w)] * 2 for w in weights) for weights in maps]
-    for i, character in enumerate(f".{name}"):  # darker: more weight
+    for i, character in enumerate(f".{name}"):  # the denser a mark, the more weight
         heads = [shade.ljust(2 * len(name) + 3) for shade in shades[i * n_head :][:n_head]]
         print(character, " ".join(heads).rstrip())
 
 
 def print_results(rows):
-    """Print the proof, a metric a line: name, value, and the bound that the tests hold it to."""
+    """Print the results, one a line: name, value, and the bound that the tests hold it to."""
     print("\n=== results ===")
     for name, value, criterion in rows:
         value = f"{value:.4f}" if isinstance(value, float) else value
@@ -330,21 +330,22 @@ def main():
     names = load_names()
     random.shuffle(names)
     letters = "".join(names)
-    chars = sorted(set(letters))  # the vocabulary, less the boundary
-    trained = set(names[:num_steps])  # by name: some stand in the list twice, for girls and boys
+    chars = sorted(set(letters))  # the boundary is one more token
+    trained = set(names[:num_steps])  # a set, as some stand in the list twice
     heldout = [name for name in dict.fromkeys(names) if name not in trained][:num_heldout]
     model = init_model(len(chars) + 1)
     num_params = sum(len(matrix) * len(matrix[0]) for matrix in model.values())
-    print(f"{len(names)} names, {len(heldout)} of them held out; {num_params} parameters to train.")
+    print(f"{num_steps} names to train on, {len(heldout)} held out; {num_params} parameters.")
     losses = []
     for loss in train(model, names, chars):
         losses.append(loss)
         show_progress(len(losses), num_steps, loss, started)
     print(f"\nLoss over the steps (a blind guess costs {math.log(len(chars) + 1):.2f}):")
     draw_curve(losses)
-    model = {name: [floats(row) for row in matrix] for name, matrix in model.items()}
+    model = {key: [floats(row) for row in rows] for key, rows in model.items()}  # no graph now
     heldout_losses = [name_loss(model, encode(name, chars), {}) for name in heldout]
-    name_loss(model, encode(heldout[0], chars), cache := {})
+    cache = {}
+    name_loss(model, encode(heldout[0], chars), cache)  # once more, for its attention
     print(f"\nWhere each character of {heldout[0]} looks, in {n_head} heads:")
     draw_attention(heldout[0], cache[0][2])
 
@@ -353,12 +354,12 @@ def main():
     scrambled = ["".join(random.choices(letters, k=len(name))) for name in heldout]
     real = set(names)
     counts = collections.Counter(t for name in real for t in trigrams(name))
-    known = {t for t, count in counts.items() if count >= 5}  # seen in five names, so no accident
+    known = {t for t, count in counts.items() if count >= 5}  # not an accident of a few names
     rows = [
         ("params", num_params, ""),
-        ("final_loss", losses[-1], "< 2.7"),  # of one name, so a matter of luck: the next two count
+        ("final_loss", losses[-1], "< 2.7"),  # one name: luck. The next two count
         ("mean_loss_last_100", mean(losses[-100:]), "< 2.5"),
-        ("heldout_loss", mean(heldout_losses), "< 2.45"),
+        ("heldout_loss", mean(heldout_losses), "< 2.45"),  # a mean over names, long or short
         ("pronounceable_rate", mean([is_pronounceable(name, known) for name in samples]), ">= 0.8"),
         ("random_pronounceable_rate", mean([is_pronounceable(n, known) for n in scrambled]), ""),
         ("real_pronounceable_rate", mean([is_pronounceable(name, known) for name in heldout]), ""),

@@ -23,14 +23,14 @@ AWKWARD = ["Zoë", "한글 이름", "e\u0301", "👩‍👩‍👧‍👦", "�
 
 NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
 NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
-print = functools.partial(print, flush=True)  # line by line, also into a pipe
+print = functools.partial(print, flush=True)  # flush each line, into a pipe too
 
 
 # === DATA: names, each of them a word ===
 def load_names():
-    """All names, in file order: of the file beside this script, else of the one in 01-foundations.
+    """All names, in file order: from names.txt beside this script, or else in 01-foundations.
 
-    If there is neither, downloads one and keeps it. SystemExit, in one line, if it is not usable.
+    If there is neither, one is downloaded and kept. SystemExit, in one line, if it is not usable.
     """
     here = os.path.dirname(os.path.abspath(__file__))
     beside, shared = (os.path.join(here, d, "names.txt") for d in ("", "../01-foundations"))
@@ -154,9 +154,9 @@ def count_failures(texts, merges):
     return failures
 
 
-# === OUTPUT: proof ===
+# === OUTPUT: results ===
 def print_results(rows):
-    """Print the proof, a metric a line: name, value, and the bound that the tests hold it to."""
+    """Print the results, one a line: name, value, and the bound that the tests hold it to."""
     print("\n=== results ===")
     for name, value, criterion in rows:
         value = f"{value:.4f}" if isinstance(value, float) else value

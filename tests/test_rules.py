@@ -202,6 +202,18 @@ def test_readmes_list_the_script(name):
 
 
 @each_script
+def test_readmes_show_the_figures_of_this_run(name, source, run):
+    """`metric` value pairs and line counts in the script's rows are what it prints today."""
+    for readme in (ROOT / "README.md", SCRIPTS[name].parent / "README.md"):
+        row = re.search(rf"(?m)^\|.*\b{name}\.py.*$", readme.read_text(encoding="utf-8"))[0]
+        figures = re.findall(r"`([a-z0-9_]+)` (-?\d+(?:\.\d+)?)", row)
+        assert figures
+        for metric, value in figures:
+            assert float(value) == pytest.approx(run.metrics[metric], rel=0.05), metric
+        assert f" {len(source.lines)} " in row
+
+
+@each_script
 def test_importing_does_nothing(name, tmp_path):
     code = f"""
         import importlib.util, random, sys

@@ -1,0 +1,109 @@
+"""Break each algorithm on purpose and name the test that notices. By hand:
+
+    python tests/mutations.py [microgpt ...]
+
+Each break is one replacement in a copy of the repository. The quick tests of its script (and those
+of the shared blocks) must fail; a break that they pass is a survivor, and the exit status 1.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from harness import ROOT, SCRIPTS
+
+# script: [(what is broken, the code, the broken code)]
+# fmt: off
+BREAKS = {
+    "microgpt": [
+        ("addition drops a gradient", "(self, other), (1.0, 1.0)", "(self, other), (1.0, 0.0)"),
+        ("product rule not crossed", "(other.data, self.data))", "(self.data, other.data))"),
+        ("power rule without the factor", "(k * self.data ** (k - 1),)", "(self.data ** (k - 1),)"),
+        ("tanh slope", "(1.0 - y * y,)", "(1.0 - y,)"),
+        ("relu lets everything through", "(float(self.data > 0),)", "(1.0,)"),
+        ("log without a clip", "p := max(self.data, 1e-10)", "p := self.data"),
+        ("oldest first", "key=lambda v: v._order, reverse=True", "key=lambda v: v._order"),
+        ("gradient overwritten", "v.grad += local_grad * grad", "v.grad = local_grad * grad"),
+        ("graph kept", "            del node._inputs, node._local_grads", "            pass"),
+        ("dot: own vector as slope", "[*ys, *xs]", "[*xs, *ys]"),
+        ("dot: floats lose the other gradient", "else dot(b, a)", "else total"),
+        ("softmax without the shift", "exp(x - peak)", "exp(x)"),
+        ("softmax detached from its sum", "dot(exps, [1.0] * len(exps))", "dot(floats(exps), [1.0] * len(exps))"),
+        ("attention not scaled", "dot(q, k) * len(q) ** -0.5", "dot(q, k)"),
+        ("attention forgets the first key", "-0.5 for k in keys]", "-0.5 for k in keys[1:] or keys]"),
+        ("norm of the sum of squares", "dot(x, x) * (1 / len(x))", "dot(x, x)"),
+        ("one norm fewer", "x = rmsnorm([t + p", "x = ([t + p"),
+        ("keys for values", 'attn_wv"]))', 'attn_wk"]))'),
+        ("no residual around attention", "[a + b for a, b in zip(x, linear(heads,", "[b for a, b in zip(x, linear(heads,"),
+        ("no position embedding", "[t + p for t, p in zip(", "[t for t, p in zip("),
+        ("every head reads the first share", "slice(start, start + n_embd // n_head)", "slice(0, n_embd // n_head)"),
+        ("predicts the token it sees", "probs[tokens[pos_id + 1]]", "probs[tokens[pos_id]]"),
+        ("sum for mean", "return total * (1 / n)", "return total"),
+        ("no bias correction", "1 / (1 - beta1**step), 1 / (1 - beta2**step)", "1.0, 1.0"),
+        ("second moment not squared", "(1 - beta2) * p.grad * p.grad", "(1 - beta2) * p.grad"),
+        ("gradients not cleared", "        p.grad = 0.0\n", ""),
+        ("learning rate does not fall", "learning_rate * (1 - step / num_steps)", "learning_rate"),
+        ("another order of draws", '"wpe": (block_size, n), "lm_head": (vocab_size, n)}', '"lm_head": (vocab_size, n), "wpe": (block_size, n)}'),
+        ("temperature multiplied", "[x / temperature for x", "[x * temperature for x"),
+        ("boundary in the name", "        if token_id == bos:\n            break\n", ""),
+        ("context not respected", "min(block_size, len(tokens) - 1)", "len(tokens) - 1"),
+        ("four consonants allowed", '"CCCC" not in shape', '"CCCCC" not in shape'),
+        ("unknown trigrams allowed", " and trigrams(name) <= known", ""),
+    ],
+    "microtokenizer": [
+        ("merges do not skip", "i += 2 if found else 1", "i += 1"),
+        ("ties to the largest pair", "best = min([pair", "best = max([pair"),
+        ("words not weighted", "pair_counts[pair] += count\n            words", "pair_counts[pair] += 1\n            words"),
+        ("old pairs not taken off", "pair_counts[pair] -= count", "pass"),
+        ("new pairs not indexed", "                words_with[pair].add(i)\n            words[i]", "            words[i]"),
+        ("new pairs not counted", "pair_counts[pair] += count\n                words", "words"),
+        ("ids start too low", "256 + len(merges)\n", "255 + len(merges)\n"),
+        ("halves swapped", "vocab[left] + vocab[right]", "vocab[right] + vocab[left]"),
+        ("latest merge first", "merges.get(pair, float(\"inf\"))", "-merges.get(pair, float(\"-inf\"))"),
+        ("one merge only", "        ids = merge(ids, best, merges[best])\n    return ids", "        return merge(ids, best, merges[best])\n    return ids"),
+        ("bad bytes dropped", 'errors="replace"', 'errors="ignore"'),
+        ("latin-1 for UTF-8", "text.encode() if", 'text.encode("latin-1", "ignore") if'),
+        ("hash not checked", "is_url and hashlib", "False and hashlib"),
+        ("cache written in place", 'temporary = f"{beside}.{os.getpid()}.tmp"', 'temporary = f"{beside}.tmp"'),
+        ("nothing kept", "            os.replace(temporary, beside)", "            pass"),
+        ("no limit on the download", "5_000_000 if is_url else -1", "-1"),
+        ("a folder that cannot be written stops the run", "except OSError as error:  # no", "except ZeroDivisionError as error:  # no"),
+        ("the temporary file stays", "            if os.path.exists(temporary):\n                os.remove(temporary)", "            pass"),
+    ],
+}
+# fmt: on
+
+
+def first_failure(name, broken):
+    """The test that fails first on the broken script, or None."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+        (copy / SCRIPTS[name].relative_to(ROOT)).write_text(broken, encoding="utf-8")
+        tests = [f"tests/test_{name}.py"]
+        tests += ["tests/test_autograd.py"] if "class Value" in broken else []
+        tests += ["tests/test_load_names.py"] if name == "microtokenizer" else []
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", *tests]
+        done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+    failed = re.search(r"(?m)^(?:FAILED|ERROR) \S*?(?:::(\S+)| -|$)", done.stdout)
+    return (failed[1] or "collection") if done.returncode else None
+
+
+def main(names):
+    survivors = 0
+    for name in names:
+        source = SCRIPTS[name].read_text(encoding="utf-8")
+        for what, code, broken in BREAKS[name]:
+            assert source.count(code) == 1, f"{name}: {what}: not one place in the script"
+            test = first_failure(name, source.replace(code, broken))
+            survivors += test is None
+            print(f"{name:16}{what:46}{test or 'SURVIVES'}", flush=True)
+    print(f"survivors: {survivors}")
+    raise SystemExit(survivors > 0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or BREAKS)
