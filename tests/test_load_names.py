@@ -205,6 +205,12 @@ def test_a_failed_or_interrupted_move_leaves_nothing(folder, serve):
         assert left_behind(folder) == []
 
 
+def test_no_two_runs_share_a_temporary_file(folder, serve):
+    before = "script.os.replace = lambda temporary, path: print(temporary)"
+    runs = [load_names(folder, serve(http(NAMES)), before=before) for _ in range(2)]
+    assert runs[0][1].splitlines()[0] != runs[1][1].splitlines()[0]
+
+
 def test_four_runs_at_once_on_an_empty_cache(folder, serve):
     url = serve(http(NAMES))
     runs = [start_load(folder, url) for _ in range(4)]

@@ -39,24 +39,6 @@ def test_output_shows_curve_map_and_samples(run):
     assert sum(line.startswith("step ") for line in lines) == 13
 
 
-def published_start(script):
-    random.seed(42)
-    names = script.load_names()
-    random.shuffle(names)
-    return names
-
-
-def test_losses_follow_the_reference_engine(script):
-    """20 steps to 1e-9: initialisation, model, gradient and Adam are all as published."""
-    names = published_start(script)
-    ours = script.train(script.init_model(27), names, CHARS)
-    published_start(script)
-    theirs = reference_gpt.train(
-        reference_gpt.init(27), [script.encode(name, CHARS) for name in names[:20]], 1000
-    )
-    assert list(itertools.islice(ours, 20)) == pytest.approx(list(theirs), abs=1e-9)
-
-
 def small_weights(script, seed=3):
     """A float model with larger weights than at the start, so that every part matters."""
     random.seed(seed)
@@ -257,3 +239,21 @@ def test_progress_rewrites_its_line_on_a_terminal(script, capsys, monkeypatch):
     assert out.count("\r") == 2
     assert out.count("\n") == 1
     assert out.endswith("\n")
+
+
+def published_start(script):
+    random.seed(42)
+    names = script.load_names()
+    random.shuffle(names)
+    return names
+
+
+def test_losses_follow_the_reference_engine(script):
+    """20 steps to 1e-9: initialisation, model, gradient and Adam are all as published."""
+    names = published_start(script)
+    ours = script.train(script.init_model(27), names, CHARS)
+    published_start(script)
+    theirs = reference_gpt.train(
+        reference_gpt.init(27), [script.encode(name, CHARS) for name in names[:20]], 1000
+    )
+    assert list(itertools.islice(ours, 20)) == pytest.approx(list(theirs), abs=1e-9)

@@ -51,6 +51,14 @@ FIRST_STEPS = {
         model = {name: [floats(row) for row in matrix] for name, matrix in model.items()}
         print([sample(model, chars) for _ in range(5)])
     """,
+    "microembedding": """
+        names = load_names()[:5000]
+        weights = init_model(names)
+        for loss in itertools.islice(train(weights, names), 5):
+            print(repr(loss))
+        vectors = [embed(weights, name) for name in names[:200]]
+        print([nearest(vector, vectors, 3, dot) for vector in vectors[:5]])
+    """,
 }
 
 each_script = pytest.mark.parametrize("name", SCRIPTS)
@@ -256,7 +264,7 @@ def test_output_does_not_depend_on_the_hash_seed(name):
 
 
 PRELUDE = """\
-import runpy
+import itertools, runpy
 globals().update(runpy.run_path({path!r}))
 random.seed(42)
 """
