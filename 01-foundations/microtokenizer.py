@@ -42,8 +42,8 @@ def load_names():
         if is_url and hashlib.sha256(raw).hexdigest() != NAMES_SHA256:
             raise ValueError("its SHA-256 is not the one expected")
         names = raw.decode("ascii").split()
-        if len(set(names)) < 4000:  # too few to train on some and hold out others
-            raise ValueError("it has fewer than 4000 different names")
+        if len(set(names)) < 10000:  # too few to train on some and hold out others
+            raise ValueError("it has fewer than 10000 different names")
     except Exception as error:  # urllib alone raises three families of them
         advice = f"Put an ASCII text file of names, one a line, at {beside}"
         raise SystemExit(f"No names from {source}: {str(error).strip()}. {advice}") from None

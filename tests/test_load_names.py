@@ -125,8 +125,8 @@ def test_a_clone_reads_the_shipped_file(tmp_path):
 def test_a_file_beside_the_script_comes_first(tmp_path, folder):
     (tmp_path / "01-foundations").mkdir()
     (tmp_path / "01-foundations" / "names.txt").write_bytes(NAMES)
-    (folder / "names.txt").write_bytes(b"\r\n".join(NAMES.split()[:5000]) + b"\r\n\r\n")
-    assert load_names(folder) == (0, "5000 names\n", "")
+    (folder / "names.txt").write_bytes(b"\r\n".join(NAMES.split()[:12000]) + b"\r\n\r\n")
+    assert load_names(folder) == (0, "12000 names\n", "")
 
 
 def test_wrong_hash(folder, serve):
@@ -222,9 +222,9 @@ def test_four_runs_at_once_on_an_empty_cache(folder, serve):
 @pytest.mark.parametrize(
     ("content", "word"),
     [
-        (b"", "fewer than 4000"),
-        (b"\n \n", "fewer than 4000"),
-        (b"emma\nolivia\n" * 4000, "fewer than 4000"),
+        (b"", "fewer than 10000"),
+        (b"\n \n", "fewer than 10000"),
+        (b"emma\nolivia\n" * 10000, "fewer than 10000"),
         (NAMES + "zoë\n".encode(), "ascii"),
         (b"\xef\xbb\xbf" + NAMES, "ascii"),
         (NAMES.decode().encode("utf-16"), "ascii"),

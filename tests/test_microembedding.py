@@ -158,7 +158,7 @@ def test_a_step_follows_the_gradient(script, monkeypatch):
     names = ["anna", "bob", "carla"]
     weights, expected = some_weights(script, names), some_weights(script, names)
     random.seed(5)
-    next(script.train(weights, names))
+    next(script.train(weights, names, set()))
     random.seed(5)
     anchors = random.sample(names, 3)
     _, grads = script.batch_gradient(expected, anchors, [script.corrupt(n) for n in anchors])
@@ -167,13 +167,21 @@ def test_a_step_follows_the_gradient(script, monkeypatch):
     assert weights == expected
 
 
+def test_a_version_that_spells_a_held_out_name_is_left_out(script, monkeypatch):
+    monkeypatch.setattr(script, "batch_size", 2)
+    monkeypatch.setattr(script, "corrupt", lambda name: name[:-1])
+    weights, expected = (some_weights(script, ["annex", "bobx"]) for _ in range(2))
+    next(script.train(weights, ["annex", "bobx"], {"anne"}))
+    assert weights == expected  # what is left is a batch of one
+
+
 def test_training_brings_versions_together_and_names_apart(script, monkeypatch):
     monkeypatch.setattr(script, "num_steps", 60)
     names = script.load_names()[:400]
     weights = some_weights(script, names)
     misspelled = [script.corrupt(name) for name in names[:100]]
     before = script.evaluate(weights, names[:100], misspelled)
-    losses = list(script.train(weights, names))
+    losses = list(script.train(weights, names, set()))
     after = script.evaluate(weights, names[:100], misspelled)
     assert script.mean(losses[-10:]) < 0.5 * script.mean(losses[:10])
     assert after[0] > before[0]

@@ -54,7 +54,7 @@ FIRST_STEPS = {
     "microembedding": """
         names = load_names()[:5000]
         weights = init_model(names)
-        for loss in itertools.islice(train(weights, names), 5):
+        for loss in itertools.islice(train(weights, names, set(names[:9])), 5):
             print(repr(loss))
         vectors = [embed(weights, name) for name in names[:200]]
         print([nearest(vector, vectors, 3, dot) for vector in vectors[:5]])
