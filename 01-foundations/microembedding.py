@@ -87,8 +87,8 @@ def corrupt(name):
 # === MODEL: a linear encoder onto the unit sphere ===
 #
 # Names that share n-grams point in similar directions from the start: random vectors roughly keep
-# the angles between the counts (Johnson & Lindenstrauss 1984). Training turns n-grams that an error
-# often trades for each other into the same direction, and those that tell names apart into others.
+# the angles between the counts (Johnson & Lindenstrauss 1984). The results show how far that goes
+# untrained, and what training adds.
 
 
 def dot(a, b):
@@ -226,9 +226,8 @@ def edit_distance(a, b):
     for i, x in enumerate(a, 1):
         above, row = row, [i]
         for j, y in enumerate(b, 1):
-            row.append(
-                min(above[j] + 1, row[-1] + 1, above[j - 1] + (x != y))
-            )  # drop x, add y, keep
+            # The cheapest of: drop x, add y, keep or replace.
+            row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (x != y)))
     return row[-1]
 
 
@@ -302,9 +301,7 @@ def main():
     for weigh in (lambda run: 1.0, lambda run: math.log(len(trained) / (1 + names_with[run]))):
         counts, queries = ([count_vector(n, weigh) for n in group] for group in (pool, misspelled))
         recalls.append(recall_at_1(queries, counts, sparse_dot))
-    to_anne, to_zachary = (
-        dot(vectors[0], vectors[PROBES.index(name)]) for name in ("anne", "zachary")
-    )
+    to_anne, to_zachary = (dot(vectors[0], embed(weights, name)) for name in ("anne", "zachary"))
     rows = [
         ("heldout_names", len(heldout), ""),
         ("positive_cosine", own, "> 0.8"),
