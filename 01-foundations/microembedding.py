@@ -16,13 +16,13 @@ import time
 import urllib.request
 
 # === CONSTANTS: the encoder, the recipe, the evaluation ===
-n_embd = 32  # dimensions of the space
+n_embd = 48  # dimensions of the space
 ngram_sizes = (1, 2, 3)  # an error leaves most letters as they are, but fewer of the longer runs
-batch_size, num_steps = 24, 1000  # each name has 23 negatives; CLIP used 32,767
+batch_size, num_steps = 24, 800  # each name has 23 negatives; CLIP used 32,767
 learning_rate = 3.0  # falls linearly to 0
 temperature = 0.1  # the smaller, the more only the likest negatives count
 num_heldout = 5000  # names that no training step saw: all results are about them
-num_queries = 600  # misspelled names, each to be found again among as many
+num_queries, pool_size = 600, 1000  # misspelled names, each to be found again among 1,000
 PROBES = ["anna", "anne", "hannah", "jayden", "kaiden", "zachary"]  # held out too
 
 NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
@@ -278,8 +278,8 @@ def main():
     trained = sorted(set(unique) - set(heldout))  # sorted, as sets have no order to rely on
     weights = init_model(trained)
     print(f"{len(trained)} names to train on, {len(heldout)} held out; {len(weights)} n-grams.")
-    pool = heldout[len(PROBES) :][:num_queries]
-    misspelled = [corrupt(name) for name in pool]  # some spell another name, and cannot be found
+    pool = heldout[len(PROBES) :][:pool_size]
+    misspelled = [corrupt(name) for name in pool[:num_queries]]  # some spell another name
     own_before, other_before, recall_before = evaluate(weights, pool, misspelled)
     began = time.perf_counter()
     for step, loss in enumerate(train(weights, trained, set(heldout)), 1):
@@ -288,7 +288,7 @@ def main():
     vectors = [embed(weights, name) for name in heldout]
     print(f"\nCosines of names it never saw, and the nearest of {len(heldout)} such names:")
     draw_neighbors(PROBES, vectors, heldout)
-    sample = range(200)
+    sample = range(150)
     nearest_of = [nearest(vectors[i], vectors, 2, dot)[1] for i in sample]
     near = mean([edit_distance(heldout[i], heldout[nearest_of[i]]) for i in sample])
     far = mean([edit_distance(heldout[i], heldout[-1 - i]) for i in sample])

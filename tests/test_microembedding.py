@@ -31,8 +31,8 @@ def test_neighbors_are_at_most_half_as_far_as_strangers(run):
 
 def test_recall_beats_the_encoder_untrained_and_plain_counts(run):
     m = run.metrics
-    assert m["recall_at_1"] > m["recall_at_1_counts"] + 0.02
-    assert m["recall_at_1"] > m["recall_at_1_tfidf"] + 0.02
+    assert m["recall_at_1"] > m["recall_at_1_counts"] + 0.01
+    assert m["recall_at_1"] > m["recall_at_1_tfidf"] + 0.1
     assert m["recall_at_1"] > m["recall_at_1_untrained"] + 0.1
 
 
@@ -94,7 +94,7 @@ def test_gradient_of_info_nce_equals_finite_differences(script):
     )
     _, *grads = script.info_nce(anchors, positives)
     for side, grad in zip((anchors, positives), grads):
-        for i, j in itertools.product(range(3), (0, 7, 31)):
+        for i, j in itertools.product(range(3), (0, 7, 47)):
             kept, slope = side[i][j], 0.0
             for sign in (1, -1):
                 side[i][j] = kept + sign * 1e-6
