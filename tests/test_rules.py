@@ -59,6 +59,16 @@ FIRST_STEPS = {
         vectors = [embed(weights, name) for name in names[:200]]
         print([nearest(vector, vectors, 3, dot) for vector in vectors[:5]])
     """,
+    "microdiffusion": """
+        points, curve, gap = make_data(200)
+        betas, alpha_bars = make_schedule()
+        model = init_model()
+        for loss in itertools.islice(train(model, points, alpha_bars), 5):
+            print(repr(loss))
+        model = {name: [floats(row) for row in matrix] for name, matrix in model.items()}
+        samples = [sample(model, betas, alpha_bars)[-1] for _ in range(5)]
+        print(samples, near_rate(samples, curve, gap), gaussian_like(points)[:3])
+    """,
 }
 
 each_script = pytest.mark.parametrize("name", SCRIPTS)
