@@ -91,6 +91,20 @@ BREAKS = {
         ("replacement costs two", "above[j - 1] + (x != y)", "above[j - 1] + 2 * (x != y)"),
         ("counts not scaled", "x / (norm or 1.0) for run", "x for run"),
     ],
+    "microdiffusion": [
+        ("signal not rooted", "signal, noise = math.sqrt(alpha_bar), ", "signal, noise = alpha_bar, "),
+        ("noise taken from the data", "signal * x + noise * e", "signal * x - noise * e"),
+        ("alpha for alpha_bar", "alpha_bars.append(alpha_bars[-1] * (1 - betas[-1]))", "alpha_bars.append(1 - betas[-1])"),
+        ("schedule one step long", "/ (num_timesteps - 1)", "/ num_timesteps"),
+        ("network not told the right time", "h = [*x, *time_embedding(t), 1.0]", "h = [*x, *time_embedding(0), 1.0]"),
+        ("no way past a layer", "[hi + tanh(fi) for hi, fi in", "[tanh(fi) for hi, fi in"),
+        ("noise added to the sample", "(xi - scale * e) / math.sqrt(1 - betas[t])", "(xi + scale * e) / math.sqrt(1 - betas[t])"),
+        ("not scaled back up", "(xi - scale * e) / math.sqrt(1 - betas[t])", "(xi - scale * e)"),
+        ("noise in the last step", "if t == 1:", "if t == 0:"),
+        ("variance for deviation", "sigma = math.sqrt(betas[t])", "sigma = betas[t]"),
+        ("first time step left out", "for t in range(num_timesteps, 0, -1)", "for t in range(num_timesteps, 1, -1)"),
+        ("Gaussian without correlation", "mean_y + b * u + c * v", "mean_y + c * v"),
+    ],
 }
 # fmt: on
 
