@@ -1,10 +1,10 @@
 """Learn to guess the noise in a point, and you can walk from pure noise back to the data.
 
 Denoising diffusion (DDPM: Ho, Jain & Abbeel 2020; the idea: Sohl-Dickstein et al. 2015, who showed
-it on a Swiss roll). Image diffusion is the same loop with larger parts: our 2 coordinates are there
-the numbers of an image, 3 a pixel; noise on (x, y) is noise on red, green and blue; the MLP of 882
-parameters is a U-Net of a billion. Left out: text prompts, the autoencoder by which Stable
-Diffusion works on compressed images, and samplers of fewer steps (DDIM: Song et al. 2021).
+it on a Swiss roll). Image diffusion is the same loop with larger parts: where a point has 2 numbers,
+an image has 3 a pixel, red, green and blue, with noise on each; where we have an MLP of 882
+parameters, Stable Diffusion has a U-Net of nearly a billion. Left out: text prompts, the
+autoencoder that lets it work on compressed images, samplers of fewer steps (DDIM: Song et al. 2021).
 """
 
 import functools
@@ -19,28 +19,28 @@ num_points, jitter = 2000, 0.3  # to train on; how far they stray from the curve
 angle_start, angle_end = 0.5 * math.pi, 2.5 * math.pi  # one turn
 num_timesteps = 30  # T; Ho et al. take 1000, with betas from 0.0001 to 0.02
 beta_start, beta_end = 0.01, 0.3  # variance of the noise added by the first and by the last step
-n_embd, n_hidden, n_layer = 8, 18, 3  # numbers that tell the time; width and number of layers
+n_embd, n_hidden, n_layer = 8, 18, 3  # time features; width and number of hidden layers
 num_steps = 1500  # of a batch of T points each
 learning_rate, beta1, beta2, eps_adam = 0.03, 0.85, 0.99, 1e-8  # these two betas are Adam's
 num_samples = 1000
-near_fraction = 1 / 8  # near the curve: within this part of the gap between two arms
+near_fraction = 1 / 8  # near the curve: within this part of the gap to where the next turn would be
 
 print = functools.partial(print, flush=True)  # flush each line, into a pipe too
 
 
 # === DATA: points along a spiral ===
 def spiral(u):
-    """The point at share u of the curve's length: u in [0, 1] -> [2]. Radius = angle."""
-    # Length grows about as the angle squared, so equal steps of the square lie equally far apart.
+    """The point at about share u of the curve's length: u in [0, 1] -> [2]. Radius = angle."""
+    # Length grows about as the angle squared: equal steps of the square are about equally long.
     angle = math.sqrt(angle_start**2 + u * (angle_end**2 - angle_start**2))
     return [angle * math.cos(angle), angle * math.sin(angle)]
 
 
 def make_data(n):
-    """n points near the spiral [n][2], the curve itself [400][2], the gap between its arms.
+    """n points near the spiral [n][2], the curve itself [400][2], the gap between turns.
 
-    Moved and scaled, both axes alike, to mean 0 and variance 1. The noise that replaces the data
-    has them too, so points neither grow nor shrink on the way.
+    Moved and scaled, both axes alike, to mean 0 and a variance of 1, the mean of both axes. So
+    has the noise that replaces the data: points neither grow nor shrink on the way.
     """
     points = [[c + random.gauss(0, jitter) for c in spiral(random.random())] for _ in range(n)]
     centre, covariance = moments(points)
@@ -183,11 +183,11 @@ def linear(x, w):
 def predict_noise(model, x, t):
     """eps_theta(x_t, t): the noise that the network sees in x at time t, [2] -> [2].
 
-    Why noise and not x0? Given x, each determines the other (eq. 4). But noise has variance 1 at
-    every t: one scale for one network. And the guess is a direction: away from the data, the
-    opposite of the score (Song & Ermon 2019), which points to where they lie densest.
+    Why noise and not x0? Given x and t, each determines the other (eq. 4); Ho et al. found the
+    samples better with noise. The best guess is also a direction: up to a factor of t it is minus
+    the score (Song & Ermon 2019), the way in which noisy points become denser the fastest.
     """
-    h = [*x, *time_embedding(t), 1.0]  # times its weights, the 1 is a bias
+    h = [*x, *time_embedding(t), 1.0]  # times its weights, the 1 is a bias, the only one
     h = [tanh(hi) for hi in linear(h, model["fc0"])]  # [n_hidden]
     for layer in range(1, n_layer):  # h + f(h): a straight way back for gradients
         h = [hi + tanh(fi) for hi, fi in zip(h, linear(h, model[f"fc{layer}"]))]
@@ -195,7 +195,7 @@ def predict_noise(model, x, t):
 
 
 def init_model():
-    """A dict of [n_out][n_in] matrices, scaled so that outputs vary about as much as inputs."""
+    """A dict of [n_out][n_in] matrices w, scaled so that w x varies about as much as x."""
     shapes = {"fc0": (n_hidden, 2 + n_embd + 1)}
     shapes |= {f"fc{layer}": (n_hidden, n_hidden) for layer in range(1, n_layer)}
     shapes["out"] = (2, n_hidden)
@@ -207,7 +207,7 @@ def init_model():
 
 # === TRAINING: add noise that we know, have the network guess it ===
 def noise_loss(model, x0, t, eps, alpha_bars):
-    """Mean squared error of the guess, of one point: x0, eps [2] (Ho et al., eq. 14)."""
+    """Mean squared error of the guess, of one point: x0, eps [2] (half of Ho et al., eq. 14)."""
     guess = predict_noise(model, add_noise(x0, eps, alpha_bars[t]), t)
     errors = [g - e for g, e in zip(guess, eps)]
     return dot(errors, errors) * (1 / len(errors))
@@ -242,17 +242,17 @@ def train(model, points, alpha_bars):
 
 # === INFERENCE: from noise to points, and how good they are ===
 def reverse_step(x, eps, t, betas, alpha_bars):
-    """A draw of x_{t-1}, given x_t and the noise in it: x, eps [2] -> [2] (algorithm 2).
+    """x_{t-1} from x_t and the noise guessed in it: x, eps [2] -> [2] (algorithm 2).
 
-    mu is the mean of q(x_{t-1} | x_t, x0) (eq. 7), where x0 is what eq. 4 leaves if the noise is
-    eps. The guess is an average over all data that x may come from, and at first that is nearly
-    all of it. Hence many steps: go a little way, add a little noise, guess again.
+    mu is the mean of q(x_{t-1} | x_t, x0) (eq. 7), with x0 solved from eq. 4, given eps. The best
+    guess is an average over all data that x may come from; near t = T that is nearly all of it.
+    Hence many steps: go a little way, add some noise, guess again.
     """
     scale = betas[t] / math.sqrt(1 - alpha_bars[t])
     mu = [(xi - scale * e) / math.sqrt(1 - betas[t]) for xi, e in zip(x, eps)]  # eq. 11
     if t == 1:
         return mu  # no step follows that could take noise off again
-    sigma = math.sqrt(betas[t])  # exact if x0 ~ N(0, 1), else a little large (section 3.2)
+    sigma = math.sqrt(betas[t])  # right for x0 ~ N(0, 1), too large for known x0 (section 3.2)
     return [m + sigma * random.gauss(0, 1) for m in mu]
 
 
@@ -276,7 +276,7 @@ def near_rate(points, curve, gap):
 
 
 def gaussian_like(points):
-    """As many points of a Gaussian of the same mean and covariance: right in all but shape."""
+    """As many draws from a Gaussian of the same mean and covariance: right in all but shape."""
     (mean_x, mean_y), ((xx, xy), (_, yy)) = moments(points)
     a = math.sqrt(xx)  # with u, v ~ N(0, 1), (a u, b u + c v) has this covariance (Cholesky)
     b = xy / a
@@ -342,6 +342,7 @@ def main():
     model = init_model()
     num_params = sum(len(matrix) * len(matrix[0]) for matrix in model.values())
     print(f"{num_points} points along a spiral; {num_params} parameters to guess noise with.")
+    print(f"Of the signal, {alpha_bars[-1]:.4f} of the variance is left at t = {num_timesteps}.")
     losses = []
     for loss in train(model, points, alpha_bars):
         losses.append(loss)
@@ -350,7 +351,7 @@ def main():
     model = {name: [floats(row) for row in matrix] for name, matrix in model.items()}
     paths = [sample(model, betas, alpha_bars) for _ in range(num_samples)]
     print(f"\n{num_samples} points on their way from noise to data:")
-    times = [num_timesteps, 12, 6, 3, 0]
+    times = [num_timesteps * share // 10 for share in (10, 4, 2, 1, 0)]
     draw_clouds({f"t = {t}": [path[num_timesteps - t] for path in paths] for t in times}, 14, 8)
     samples = [path[-1] for path in paths]
     print()
@@ -362,7 +363,7 @@ def main():
     rows = [
         ("params", num_params, ""),
         ("train_points", num_points, ""),
-        ("mean_loss_first_100", mean(losses[:100]), ""),  # a guess of 0 would cost 1
+        ("mean_loss_first_100", mean(losses[:100]), ""),  # to guess 0 costs 1 on average
         ("mean_loss_last_100", mean(losses[-100:]), ""),  # never 0: x does not tell all its noise
         ("mean_error", mean_error, "< 0.2"),
         ("variance_error", variance_error, "< 0.2"),
