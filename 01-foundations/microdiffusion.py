@@ -1,10 +1,10 @@
 """Learn to guess the noise in a point, and you can walk from pure noise back to the data.
 
 Denoising diffusion (DDPM: Ho, Jain & Abbeel 2020; the idea: Sohl-Dickstein et al. 2015, who showed
-it on a Swiss roll). Image diffusion is the same loop with larger parts: where a point has 2 numbers,
-an image has 3 a pixel, red, green and blue, with noise on each; where we have an MLP of 882
-parameters, Stable Diffusion has a U-Net of nearly a billion. Left out: text prompts, the
-autoencoder that lets it work on compressed images, samplers of fewer steps (DDIM: Song et al. 2021).
+it on a Swiss roll). Image diffusion is the same loop with larger parts: where a point has two
+numbers, an image has three a pixel, red, green and blue, with noise on each; where we have an MLP
+of 882 parameters, Stable Diffusion has a U-Net of nearly a billion. Left out: text prompts, the
+autoencoder that lets it work on compressed images, samplers of fewer steps (Song et al. 2021).
 """
 
 import functools
