@@ -69,6 +69,18 @@ FIRST_STEPS = {
         samples = [sample(model, betas, alpha_bars)[-1] for _ in range(5)]
         print(samples, near_rate(samples, curve, gap), gaussian_like(points)[:3])
     """,
+    "micrornn": """
+        names = list(dict.fromkeys(load_names()))
+        random.shuffle(names)
+        chars = sorted(set("".join(names)))
+        for cell, parts in ((rnn_cell, "h"), (gru_cell, "hzr")):
+            model = init_model(parts, len(chars) + 1)
+            for loss in itertools.islice(train(cell, model, names, chars), 5):
+                print(repr(loss))
+            model = as_floats(model)
+            print([sample(cell, model, chars) for _ in range(5)])
+            print(mean_norms([state_gradients(cell, model, encode(names[0], chars))]))
+    """,
 }
 
 each_script = pytest.mark.parametrize("name", SCRIPTS)
