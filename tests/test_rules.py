@@ -81,6 +81,15 @@ FIRST_STEPS = {
             print([sample(cell, model, chars) for _ in range(5)])
             print(mean_norms([state_gradients(cell, model, encode(names[0], chars))]))
     """,
+    "microvae": """
+        points = make_data(100)
+        start = init_model()
+        model = {key: [[Value(w) for w in row] for row in rows] for key, rows in start.items()}
+        for loss in itertools.islice(train(model, points, 1.0), 5):
+            print(repr(loss))
+        model = {key: [floats(row) for row in rows] for key, rows in model.items()}
+        print(evaluate(model, points), [decode(model, draw_noise()) for _ in range(5)])
+    """,
 }
 
 each_script = pytest.mark.parametrize("name", SCRIPTS)
