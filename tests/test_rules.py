@@ -90,6 +90,16 @@ FIRST_STEPS = {
         model = {key: [floats(row) for row in rows] for key, rows in model.items()}
         print(evaluate(model, points), [decode(model, draw_noise()) for _ in range(5)])
     """,
+    "microrag": """
+        paragraphs = make_paragraphs(num_documents, set())
+        examples, queries = make_examples(paragraphs), make_queries(paragraphs)
+        model = init_model(examples)
+        for loss in itertools.islice(train(model, examples), 20):
+            print(repr(loss))
+        model = {t: {key: floats(row) for key, row in rows.items()} for t, rows in model.items()}
+        index = build_index([p["text"] for p in paragraphs])
+        print(search(index, queries[0][0], 9), evaluate(model, index, paragraphs, queries[:20]))
+    """,
 }
 
 each_script = pytest.mark.parametrize("name", SCRIPTS)
