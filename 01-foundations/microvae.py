@@ -13,10 +13,10 @@ import time
 
 # === CONSTANTS: the data, the model, the recipe, the evaluation ===
 num_train, num_heldout = 1000, 1000  # all figures but the loss of a step are about the held-out
-noise, sigma = 0.05, 0.12  # std of points about their curve; of p(x|z): finer, z has more to tell
+noise, sigma = 0.05, 0.12  # std of the data about its curve; of p(x|z): if smaller, z tells more
 n_hidden, z_dim = 16, 2  # a curve needs one dimension: watch what becomes of the other
-betas = (0.1, 1.0, 5.0)  # weight of the KL; 1 is the VAE proper, and the results are its
-num_steps, batch_size, learning_rate = 3000, 4, 0.02  # for each beta; the rate falls to 0
+betas = (0.1, 1.0, 5.0)  # weight of the KL; 1 is the VAE proper: most results are of it
+num_steps, batch_size, learning_rate = 3000, 4, 0.02  # for each beta; the rate falls to about 0
 beta1, beta2, eps_adam = 0.9, 0.999, 1e-8  # Adam's: no kin of the other betas
 num_samples, num_paths = 500, 100  # points to invent, pairs of points to interpolate
 num_probes, num_draws = 20, 500  # points at which gradients are compared, samples of z at each
@@ -148,20 +148,20 @@ def init_model():
 
 # === TRAINING: reconstruct x, from a z that tells no more than it must ===
 def reconstruction_loss(x, decoded):
-    """|x - decoded|^2 / (2 sigma^2): -log p(x|z) in nats, less the constant log(2 pi sigma^2)."""
-    # All x that share a z get their mean: VAEs blur, but cover every mode. GANs may skip some.
+    """|x - decoded|^2 / (2 sigma^2): -log p(x|z) in nats, less log(2 pi sigma^2), as x is 2D."""
+    # Best for a z is the mean of all x that it may stand for. Images blur so; a GAN's need not.
     error = [d - xi for d, xi in zip(decoded, x)]
     return dot(error, error) * (0.5 / sigma**2)
 
 
 def kl_divergence(mu, log_var):
-    """KL(q(z|x) || N(0, 1)) in nats: what z tells of x (Kingma & Welling, appendix B, has -KL)."""
-    brackets = [1.0 + v - m * m - exp(v) for m, v in zip(mu, log_var)]  # each at most 0,
-    return -0.5 * dot(brackets, [1.0] * len(brackets))  # hence the minus: KL is a cost
+    """KL(q(z|x) || N(0, I)) in nats; its mean bounds what z tells of x (appendix B has -KL)."""
+    brackets = [1.0 + v - m * m - exp(v) for m, v in zip(mu, log_var)]  # each at most 0
+    return -0.5 * dot(brackets, [1.0] * len(brackets))  # their sum; KL is at least 0
 
 
 def loss_terms(model, x, eps):
-    """Reconstruction loss and KL of x, for one sample of z: together -ELBO, but for a constant."""
+    """Reconstruction loss (for one z) and KL of x: together they estimate -ELBO plus a constant."""
     mu, log_var = encode(model, x)
     decoded = decode(model, reparameterize(mu, log_var, eps))
     return reconstruction_loss(x, decoded), kl_divergence(mu, log_var)
@@ -184,7 +184,7 @@ def train(model, points, beta):
     for step in range(num_steps):
         loss = 0.0
         for x in random.sample(points, batch_size):
-            reconstruction, kl = loss_terms(model, x, draw_noise())  # one z a visit, a new one each
+            reconstruction, kl = loss_terms(model, x, draw_noise())  # a fresh eps at every visit
             loss = loss + (reconstruction + beta * kl) * (1 / batch_size)
         loss.backward()
         adam_step(params, m, v, step + 1, learning_rate * (1 - step / num_steps))
@@ -193,16 +193,16 @@ def train(model, points, beta):
 
 # === INFERENCE: judge, invent, interpolate, and compare gradients ===
 def evaluate(model, points):
-    """Means over the points: reconstruction loss, KL, and ELBO, a lower bound of log p(x)."""
+    """Means over the points: reconstruction loss, KL, and an estimate of ELBO, <= log p(x)."""
     recon, kl = map(mean, zip(*(loss_terms(model, x, draw_noise()) for x in points)))
     return recon, kl, -recon - kl - math.log(2 * math.pi * sigma**2)
 
 
 def gaussian_samples(points, n):
-    """n draws from the Gaussian with the points' mean and covariance: all but their shape."""
+    """n draws of mean + sum_i g_i (x_i - mean), g_i ~ N(0, 1/n): same covariance, no bend."""
     axes = [(mean(axis), axis) for axis in zip(*points)]
-    draws = [[random.gauss(0, len(points) ** -0.5) for _ in points] for _ in range(n)]
-    return [[c + dot(g, [a - c for a in axis]) for c, axis in axes] for g in draws]
+    weights = [[random.gauss(0, len(points) ** -0.5) for _ in points] for _ in range(n)]
+    return [[c + dot(g, [a - c for a in axis]) for c, axis in axes] for g in weights]
 
 
 # fmt: off
@@ -227,7 +227,7 @@ def score_gradient(f, mu, log_var, eps):
 
 
 def compare_gradients(model, points):
-    """Mean variance of both, for f the reconstruction loss; RMS gap of means in standard errors."""
+    """Mean variance of each, for f the reconstruction loss; RMS gap of means in standard errors."""
     found = [], []
     for x in points:
         f = functools.partial(lambda x, z: reconstruction_loss(x, decode(model, z)), x)
@@ -280,12 +280,12 @@ def main():
     started = time.perf_counter()
     random.seed(42)
     points, heldout = make_data(num_train), make_data(num_heldout)
-    start, models, clouds, scores = init_model(), [], [], []
-    print(f"{num_train} points to train on, {num_heldout} held out. All betas start out alike.")
+    untrained, models, clouds, scores = init_model(), [], [], []
+    print(f"{num_train} points to train on, {num_heldout} held out. All start with equal weights.")
     for beta in betas:
         began = time.perf_counter()
         print(f"\nbeta {beta}:")
-        model = {key: [[Value(w) for w in row] for row in rows] for key, rows in start.items()}
+        model = {key: [[Value(w) for w in row] for row in rows] for key, rows in untrained.items()}
         for step, loss in enumerate(train(model, points, beta), 1):
             show_progress(step, num_steps, loss, began)
         models.append({key: [floats(row) for row in rows] for key, rows in model.items()})
@@ -296,18 +296,18 @@ def main():
         clouds.append([mu for mu, _ in codes])
         scores.append(evaluate(model, heldout))
         print("{:4}{:16.3f}{:7.3f}{:9.3f}{:12.3f}{:8.3f}".format(beta, *scores[-1], *kls))
-    first, last, vae = evaluate(start, heldout), scores[1], models[1]
+    first, last, vae = evaluate(untrained, heldout), scores[1], models[1]
     samples = [decode(vae, draw_noise()) for _ in range(num_samples)]  # less the noise of p(x|z)
     far = mean_nearest(gaussian_samples(points, num_samples), heldout)
     ends = zip(clouds[1][:num_paths], clouds[1][::-1])  # pairs from the two ends of the wave
     paths = [[decode(vae, between(a, b, i / 9)) for i in range(10)] for a, b in ends]
     steps = [[distance(a, b) for a, b in zip(path, path[1:])] for path in paths]
     letters = [chr(97 + 26 * i // num_heldout) for i in range(num_heldout)]  # a to z on the wave
-    right = ("0 to 9 by way of z", paths[-1], "0123456789")
-    middle = (f"samples, beta {betas[1]}", samples, "*" * num_samples)
+    right = ("interpolated in z, 0 to 9", paths[-1], "0123456789")
+    middle = (f"decoded z ~ N(0, I), beta {betas[1]}", samples, "*" * num_samples)
     draw_planes(1.7, 1.1, ("held-out points, a to z", heldout, letters), middle, right)
     draw_planes(2.8, 2.8, *((f"their mu, beta {b}", c, letters) for b, c in zip(betas, clouds)))
-    for name, model in (("\nuntrained", start), ("trained", vae)):
+    for name, model in (("\nuntrained", untrained), ("trained", vae)):
         reparam, score, gap = compare_gradients(model, heldout[:: num_heldout // num_probes])
         print(f"{name}: gradient variance {reparam:.2f} reparameterized, {score:.2f} by the score")
     rows = [
@@ -323,7 +323,7 @@ def main():
         ("interpolation_step_ratio", mean([max(s) / mean(s) for s in steps]), "< 2"),
         ("interpolation_distance", mean_nearest([x for p in paths for x in p], heldout), ""),
         ("score_to_reparam_variance", score / reparam, "> 2"),  # trained
-        ("gradient_gap", gap, "< 1.5"),  # 1 is chance: both have the same mean
+        ("gradient_gap", gap, "< 1.5"),  # about 1 if both have the same mean
         ("runtime_seconds", time.perf_counter() - started, "< 240"),
     ]
     print_results(rows)
