@@ -1,9 +1,10 @@
 """A model that may look things up can answer what its weights never saw.
 
 Retrieval-augmented generation (Lewis et al. 2020) at its smallest: BM25 (Robertson & Zaragoza
-2009) finds a paragraph, and a character-level MLP writes the answer from the embeddings of question
-and paragraph, concatenated. Theirs reads with a pretrained transformer and fine-tunes half of its
-retriever. Here the retriever counts words; the reader learns, from answers alone, where to look.
+2009) finds a paragraph, and a character-level MLP writes the answer from the embedding of the
+question and that of the paragraph, concatenated. Theirs reads several texts with a pretrained
+transformer and fine-tunes half of its retriever. Here the retriever counts words; the reader
+learns, from answers alone, which word to look at.
 """
 
 import collections
@@ -15,18 +16,18 @@ import random
 import time
 
 # === CONSTANTS: the documents, the retriever, the reader ===
-num_documents, num_countries = 100, 20  # a country has several cities
+num_documents, num_countries = 100, 20  # cities draw their country at random
 num_added = 60  # put into the index after training, with names all their own
 num_often = 10  # the cities of 8 in 10 training questions without a text; the rest are about any
 k1, b = 1.2, 0.75  # BM25: how slowly repetition saturates, how much length counts; as in Lucene
 n_embd, n_hidden = 12, 32  # numbers per word or character; units of the MLP
-max_answer = 6  # characters to write at most: five letters and the end mark
+max_answer = 6  # characters to write at most: enough for five letters and the end mark
 num_steps, batch_size = 1600, 2  # a question with its paragraph, and one without
 learning_rate, beta1, beta2, eps_adam = 0.02, 0.9, 0.99, 1e-8
 CHARS = "aeioubdfgklmnrstvz."  # the full stop ends an answer
 print = functools.partial(print, flush=True)  # flush each line, into a pipe too
 
-# How a paragraph states a fact. The words before {} are all that the reader can find it by.
+# How a paragraph states a fact. The two words before {} are all that the reader finds it by.
 STATEMENTS = {
     "country": ["lies in {}", "is a city in {}"],
     "river": ["stands on the {}", "has a bridge across the {}"],
@@ -59,14 +60,14 @@ def invent(taken):
 
 
 def make_paragraphs(count, taken):
-    """Cities: dicts of `city`, `facts` {relation: name} and `text`. They share countries alone."""
+    """Dicts of `city`, `facts` {relation: name} and `text`. Only countries are shared."""
     countries = [invent(taken) for _ in range(num_countries)]
     cities = [invent(taken) for _ in range(count)]
     paragraphs = []
     for city in cities:
         facts = {r: random.choice(countries) if r == "country" else invent(taken) for r in NOUNS}
         said = [random.choice(STATEMENTS[r]).format(name) for r, name in facts.items()]
-        # Other cities are named too, so that the name of a city is not found in its own text only.
+        # Other cities are named too, so a city's name is often found in other texts as well.
         others = random.sample([c for c in cities if c != city], k=random.choice((1, 2)))
         said += [random.choice(NEIGHBOURS).format(other) for other in others]
         random.shuffle(said)  # the place of a sentence tells nothing
@@ -83,7 +84,7 @@ def ask(city, relation, held_out):
     nouns = NOUNS[relation]
     pairs = [(n, f) for n in range(len(nouns)) for f in range(len(FRAMES))]
     n, f = random.choice([(n, f) for n, f in pairs if held_out == ((n + f) % 3 == 0)])
-    # Small talk in the words of the paragraphs: for the retriever it is as good as a question.
+    # Small talk in the words of the paragraphs: the retriever cannot tell it from the question.
     talk = f"i saw the {random.choice(LOOKS)} {random.choice(THINGS)}"
     return f"{talk}. {FRAMES[f].format(nouns[n], city)}?"
 
@@ -91,7 +92,7 @@ def ask(city, relation, held_out):
 def make_examples(paragraphs):
     """Training data: (question, text, answer), every second one without its text.
 
-    To answer those, weights must remember. They get a chance where a question comes often.
+    To answer those, weights must remember. They get a chance where a fact is asked for often.
     """
     examples = []
     for i in range(num_steps * batch_size):
@@ -205,13 +206,13 @@ def dot(a, b):
 # === MODEL: a retriever that counts, and a reader that learns ===
 #
 # Knowledge is in two places. The reader's weights hold what training repeated often enough
-# (parametric); to change that takes training. The index holds the rest (non-parametric); to change
-# that takes a line of text. Production systems compare embeddings (Karpukhin et al. 2020) beside
+# (parametric); to change that takes training. The index holds every paragraph (non-parametric); to
+# add to that takes one more. Production systems compare embeddings (Karpukhin et al. 2020) beside
 # BM25 or instead of it: those also match words that mean the same, BM25 only equal words.
 
 
 def add_document(index, text):
-    """Append a text to the index, in place. That is all it takes to teach the system a fact."""
+    """Append a text to the index, in place. That is all it takes to add facts of a known kind."""
     counts = collections.Counter(terms(text))
     for term, count in counts.items():
         index["postings"].setdefault(term, {})[len(index["texts"])] = count
@@ -240,7 +241,7 @@ def search(index, query, k):
     """The k best documents as (BM25 score, document), best first, equals in order of entry.
 
     Each term of the query counts once. A document with none of them is not found, so there may be
-    fewer than k, or none at all. The formula is Robertson & Zaragoza's (2009).
+    fewer than k, or none at all. The formula is Robertson & Zaragoza's (2009), with idf as above.
     """
     average = sum(index["lengths"]) / max(1, len(index["lengths"]))
     scores = collections.defaultdict(float)  # only of the documents that share a term
@@ -269,7 +270,7 @@ def linear(x, w):
 
 
 def init_model(examples):
-    """{table: {key: vector}}, Gaussian of std 0.2. What words there are, the examples decide."""
+    """{table: {key: vector}}, Gaussian of std 0.2. Its vocabulary is that of the examples."""
     asked = dict.fromkeys(word for question, _, _ in examples for word in terms(question))
     texts = list(dict.fromkeys(text for _, text, _ in examples if text))  # each one once
     texts_with = collections.Counter(word for text in texts for word in dict.fromkeys(terms(text)))
@@ -299,7 +300,7 @@ def attend(model, query, words):
     """How much the reader looks at each word: softmax(query . (cue1 + cue2)) [len(words)].
 
     The two cues come from the two words before it. The word itself has no say, so a name that was
-    never seen is found like any other (a pointer, as in Vinyals et al. 2015). words[0] is "",
+    never seen is found like any other (as by the pointers of Vinyals et al. 2015). words[0] is "",
     which is there to look at when there is no text.
     """
     known = [word if word in model["cue1"] else "" for word in words]
@@ -314,11 +315,11 @@ def attend(model, query, words):
 def embed_context(weights, words, place):
     """The text as the reader sees it now [len(CHARS)]: how much of each character it looks at.
 
-    Of each word only the character at `place` counts. As far as the reader has written, so far
-    has it read. The word "" has no characters, and a character outside CHARS is not seen.
+    Of each word only the character at `place` counts: the reader copies letter by letter, in step
+    with what it has written. "" has no characters, and a character outside CHARS is not seen.
     """
     seen = [f"{word}."[place : place + 1] if word else "" for word in words]
-    return [dot(weights, [float(c == s) for s in seen]) for c in CHARS]  # one-hot, averaged
+    return [dot(weights, [float(c == s) for s in seen]) for c in CHARS]  # one-hot, summed by weight
 
 
 def mlp(model, query, context, last, place):
@@ -400,7 +401,7 @@ def evaluate(model, index, paragraphs, queries):
     for question, number, relation in queries:
         answer, other = (paragraphs[i]["facts"][relation] for i in (number, number - 1))
         document, text = retrieve(index, question)
-        # The same weights answer all four times; only the text differs.
+        # Same weights, same question; only the text differs.
         found = generate(model, question, text)
         blind = generate(model, question, "")
         misled = generate(model, question, paragraphs[number - 1]["text"])  # the one before it
@@ -409,7 +410,7 @@ def evaluate(model, index, paragraphs, queries):
         hits["without"].append(blind == answer)
         hits["right"].append(generate(model, question, paragraphs[number]["text"]) == answer)
         hits["wrong"].append(misled == answer)
-        hits["copied"].append(misled == other)  # it believes any text: a wrong one is not noticed
+        hits["copied"].append(misled == other)  # the wrong text was believed
         hits["invented_with"].append(found not in names)  # nothing in any text is called that
         hits["invented_without"].append(blind not in names)
     return {name: mean(values) for name, values in hits.items()}
@@ -449,7 +450,7 @@ def show_answer(model, index, paragraphs, question, number, relation):
     weights = attend(model, embed_query(model, question), words)
     looks = sorted(zip(weights, words), reverse=True)[:2]
     print(f"\n{question}")
-    print(f"  found    {', '.join(found)}{'' if document == number else '  (wrong)'}")
+    print(f"  found    {', '.join(found)}{'' if document == number else '  (wrong document)'}")
     print(f"  looks at {', '.join(f'{word} {weight:.2f}' for weight, word in looks)}")
     answers = generate(model, question, text), generate(model, question, "")
     print("  answers  {}; without a text {};".format(*answers), end=" ")
@@ -468,10 +469,10 @@ def print_results(rows):
 def main():
     started = time.perf_counter()
     random.seed(42)
-    taken = set()  # all names so far, so that no two things are called alike
+    taken = {"name", "rival", "river"}  # names so far, and words that a name could be
     paragraphs = make_paragraphs(num_documents, taken)
     examples, queries = make_examples(paragraphs), make_queries(paragraphs)
-    # Ten cities have only 40 facts, so each is asked for five times.
+    # What is asked often are few facts, so each is asked for five times.
     often = [q for _ in range(5) for q in make_queries(paragraphs[:num_often])]
     model = init_model(examples)
     num_params = sum(len(row) for table in model.values() for row in table.values())
@@ -481,7 +482,7 @@ def main():
     for loss in train(model, examples):
         losses.append(loss)
         show_progress(len(losses), num_steps, loss, started)
-    print(f"\nLoss over the steps (a blind guess costs {math.log(len(CHARS)):.2f}):")
+    print(f"\nLoss over the steps (a uniform guess costs {math.log(len(CHARS)):.2f}):")
     draw_curve(losses)
 
     model = {t: {key: floats(row) for key, row in rows.items()} for t, rows in model.items()}
@@ -492,7 +493,7 @@ def main():
     print("\nSome queries, the three best documents for each, and the words most looked at:")
     for query in (often[1], queries[-1], *missed[:1]):
         show_answer(model, index, paragraphs, *query)
-    added = make_paragraphs(num_added, taken)  # no weight has seen any of its names
+    added = make_paragraphs(num_added, taken)  # no weight has seen any of their names
     for p in added:
         add_document(index, p["text"])
     paragraphs += added
@@ -508,9 +509,9 @@ def main():
         ("without_retrieval", rates["without"], ""),
         ("often_without_retrieval", often_rates["without"], ""),  # what training asked for most
         ("right_document", rates["right"], ""),  # as if the retriever never failed
-        ("wrong_document", rates["wrong"], ""),
+        ("wrong_document", rates["wrong"], ""),  # the two may share a country
         ("wrong_document_copied", rates["copied"], ""),
-        ("invented_with", rates["invented_with"], ""),  # names that no text contains
+        ("invented_with", rates["invented_with"], ""),  # answers that are no name in any text
         ("invented_without", rates["invented_without"], ""),
         ("new_queries", len(new), ""),
         ("new_retrieval_accuracy", new_rates["retrieval"], ""),

@@ -6,8 +6,8 @@ that state. This script trains an RNN (Elman 1990) and a GRU (Cho et al. 2014) o
 the same recipe and measures what arrives. Karpathy's makemore (2022) has the same pair of cells.
 
 What each generation gained: the RNN, a memory of any length in principle; LSTM (Hochreiter &
-Schmidhuber 1997) and GRU, gradients that get through it (the GRU with two gates instead of three);
-the Transformer (Vaswani et al. 2017), no state to get through: any token reaches any other in one
+Schmidhuber 1997; forget gate: Gers et al. 2000) and GRU, gradients that get through it;
+the Transformer (Vaswani et al. 2017), no state to get through: any earlier token is reached in one
 step and all positions train at once, for a cost that grows with the square of the length.
 """
 
@@ -24,14 +24,14 @@ import urllib.request
 # === CONSTANTS: two cells, one recipe, the evaluation ===
 n_hidden = 32  # numbers in the state: all that a cell can know about the past
 seq_len = 16  # steps that are unrolled: a boundary and 15 letters, as long as names get
-# Plain SGD, one name a step, at a constant rate: the GRU then has the lower loss. With a rate that
-# falls to 0 it is the RNN. Names are short, and do not need a long memory.
+# Plain SGD, one name a step, at a constant rate: so the GRU has the lower loss. With a rate that
+# falls to 0 the RNN does (not shown here): names are short, and need no long memory.
 num_steps, learning_rate = 3000, 0.1
 std_in_out, std_recurrent = 0.3, 0.1  # of the initial weights, in both cells
 # Biases of the GRU's update gates. At -4 a unit replaces sigmoid(-4) = 2 % of itself a step, and so
 # remembers over some 50 steps; at +3 it replaces 95 %, like a unit of an RNN. Biases that fit the
-# time spans of the task are "chrono initialization" (Tallec & Ollivier 2018). With all at 0, the
-# gate is there and stands half open, so the gradient still dies: the run shows that GRU, too.
+# time spans of the task come from "chrono initialization" (Tallec & Ollivier 2018). With all 0, the
+# gate is there and stands half open, and the gradient still dies: shown too, untrained.
 n_slow, bias_slow, bias_fast = 6, -4.0, 3.0
 num_heldout = 1000  # names to judge the models by, none of them trained on
 num_sequences = 100  # of seq_len characters of held-out text, to measure gradients on
@@ -83,9 +83,9 @@ def encode(name, chars):
 
 
 def cut_sequences(names, chars):
-    """[num_sequences][seq_len + 1] token ids: pieces of a stream of names, a boundary between two.
+    """[num_sequences][seq_len + 1] token ids: pieces of a stream of names, a boundary after each.
 
-    Hardly a name has seq_len characters. The last token of each piece is only to be predicted.
+    Hardly a name has so many characters. The last token of each piece is only to be predicted.
     """
     stream = [len(chars)]
     for name in names:
@@ -182,7 +182,7 @@ def dot(a, b):
 
 
 def sigmoid(x):
-    """1 / (1 + e^-x), as (1 + tanh(x / 2)) / 2: the same number, and no x makes it overflow."""
+    """1 / (1 + e^-x), as (1 + tanh(x / 2)) / 2: equal but for rounding, never overflowing."""
     return x.sigmoid() if isinstance(x, Value) else 0.5 + 0.5 * math.tanh(0.5 * x)
 
 
@@ -192,7 +192,7 @@ def blend(z, h, c):
         return h + z * (c - h)
     h = h if isinstance(h, Value) else Value(h)
     change = c.data - h.data
-    # d/dh = 1 - z is the highway: with z near 0 a gradient passes it almost unchanged.
+    # Slopes for z, h and c. That for h is 1 - z: with z near 0 a gradient passes almost unchanged.
     return Value(h.data + z.data * change, (z, h, c), (change, 1.0 - z.data, z.data))
 
 
@@ -225,8 +225,8 @@ def rnn_cell(w, token_id, h):
     """h_t = tanh(W_xh x_t + W_hh h_{t-1} + b_h).
 
     Backward, dL/dh_{t-1} = W_hh^T diag(1 - h_t^2) dL/dh_t: each step multiplies by the same matrix
-    and by factors below 1. Unless the matrix makes up for them, what is left shrinks exponentially
-    with the number of steps (Bengio et al. 1994).
+    and by factors of at most 1. Unless the matrix makes up for them, what is left shrinks
+    exponentially with the number of steps (Bengio et al. 1994).
     """
     return [tanh(a) for a in affine(w, "h", token_id, h)]
 
@@ -270,7 +270,7 @@ def init_model(parts, vocab_size):
 
 
 def as_floats(w):
-    """A copy of a state_dict in plain numbers: on it, a cell makes no graph."""
+    """A copy of a state_dict in plain numbers, for which no gradient is computed."""
     return {name: [floats(row) for row in matrix] for name, matrix in w.items()}
 
 
@@ -285,7 +285,7 @@ def name_loss(cell, w, tokens):
 
 
 def train(cell, w, docs, chars):
-    """Train in place, one document a step; yield the loss of each step, before its update.
+    """Train in place, one document a step; yield the loss that each step started from.
 
     Left out: clipping, for gradients that grow through time instead of vanishing (Pascanu et al.
     2013).
@@ -307,7 +307,7 @@ def state_gradients(cell, w, tokens):
     """dL/dh_t for t = 1 to n: [n][n_hidden], n = len(tokens) - 1, of a loss at step n alone.
 
     L = -log p(last token). A loss at every step would feed gradient in all along the way and hide
-    how little of it comes through. `w` is of floats: the graph holds the states alone.
+    how little of it comes through. `w` is of floats: no gradient goes there.
     """
     h, states = [Value(0.0) for _ in range(n_hidden)], []
     for token_id in tokens[:-1]:
@@ -339,7 +339,7 @@ def mean_norms(gradients):
 
 
 def grad_ratio(gradients):
-    """Norm at the first step / norm at the last: 1 if nothing is lost on the way back."""
+    """Mean norm at the first step / at the last. Below 1, it shrinks on the way back."""
     norms = mean_norms(gradients)
     return norms[0] / norms[-1]
 
@@ -362,7 +362,7 @@ def sample(cell, w, chars):
 
 
 def trigrams(name):
-    """Every three characters in a row, boundaries included: ann -> .an, ann, nn."""
+    """Every three characters in a row, boundaries included: ann -> {".an", "ann", "nn."}."""
     return {f".{name}."[i : i + 3] for i in range(len(name))}
 
 
@@ -414,7 +414,7 @@ def show_training(label, cell, w, docs, chars):
 def show_gradients(title, cells, sequences):
     """Print the norms of {label: (cell, weights as floats)}; return the gradients of each.
 
-    The mean is of norms, not of gradients, which would cancel. Norms fall by orders of magnitude,
+    Means are of norms: gradients would cancel. Norms fall by orders of magnitude,
     so bars are on a log scale: a straight slope is a decay by the same factor at every step.
     """
     gradients = [[state_gradients(*cell, s) for s in sequences] for cell in cells.values()]
@@ -450,7 +450,7 @@ def show_gates(gru, zero_bias, sequences, gradients):
 
 
 def show_comparison(table, samples, losses):
-    """Print {metric: (RNN's, GRU's)} in two columns, a few samples, the losses name by name."""
+    """Print {metric: (RNN's, GRU's)} in two columns, a few samples, the losses' mean gap."""
     print(f"\n{'':20}{'RNN':>12}{'GRU':>12}")
     for metric, (rnn, gru) in table.items():
         print(f"{metric:20}{rnn:12.5g}{gru:12.5g}")
@@ -460,7 +460,7 @@ def show_comparison(table, samples, losses):
     gaps = [rnn - gru for rnn, gru in zip(*losses)]
     gap = mean(gaps)
     error = (mean([(g - gap) ** 2 for g in gaps]) / len(gaps)) ** 0.5
-    print(f"\nHeld-out loss, RNN's less GRU's: {gap:.4f}, standard error {error:.4f}")
+    print(f"\nHeld-out loss, RNN's less GRU's: {gap:.4f}, standard error over names {error:.4f}")
 
 
 def print_results(rows):
@@ -483,8 +483,8 @@ def main():
     models = [init_model("h", len(chars) + 1), init_model("hzr", len(chars) + 1)]
     print(f"{len(docs)} names to train on, one a step; {len(heldout)} others are held out.\n")
 
-    print(f"How much of a loss at step {seq_len} comes back to the state at step t: ||dL/dh_t||,")
-    print(f"the mean over {num_sequences} held-out sequences. A # less is half as much.")
+    print(f"How much of the gradient of a loss at step {seq_len} is left at step t: ||dL/dh_t||,")
+    print(f"the mean over {num_sequences} held-out sequences. A # less is about half as much.")
     rnn, gru = map(as_floats, models)
     zero_bias = {**gru, "b_z": [[0.0] * n_hidden]}  # all else is the GRU's
     cells = {"RNN": (rnn_cell, rnn), "GRU": (gru_cell, gru)}
@@ -500,7 +500,7 @@ def main():
     direct = show_gates(gru, zero_bias, sequences, gradients[1])
 
     counts = collections.Counter(t for name in names for t in trigrams(name))
-    known = {t for t, count in counts.items() if count >= 5}  # seen in five names, so no accident
+    known = {t for t, count in counts.items() if count >= 5}  # not an accident of a few names
     heldout_losses = [[name_loss(*c, encode(n, chars)) for n in heldout] for c in cells.values()]
     samples = [[sample(*c, chars) for _ in range(num_samples)] for c in cells.values()]
     table = {

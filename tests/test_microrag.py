@@ -56,10 +56,11 @@ def test_output_shows_queries_scores_and_answers(run):
     found = [line for line in lines if line.startswith("  found    ")]
     assert len(found) == 4
     for line in found:
-        scores = [float(part.split()[1]) for part in line.split("  (wrong)")[0][11:].split(", ")]
+        listed = line.split("  (wrong document)")[0][11:].split(", ")
+        scores = [float(part.split()[1]) for part in listed]
         assert len(scores) == 3
         assert scores == sorted(scores, reverse=True)
-    assert sum("(wrong)" in line for line in found) == 1
+    assert sum("(wrong document)" in line for line in found) == 1
     assert sum(line.startswith("  looks at ") for line in lines) == 4
     assert sum("without a text" in line for line in lines) == 4
     assert sum(line.startswith("step ") for line in lines) == 13

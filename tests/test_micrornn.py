@@ -33,7 +33,8 @@ def test_the_gru_has_the_lower_loss(run, metric):
 
 
 def test_the_heldout_gap_exceeds_its_noise(run):
-    gap, error = map(float, re.search(r"GRU's: (\S+), standard error (\S+)", run.stdout).groups())
+    line = re.search(r"GRU's: (\S+), standard error over names (\S+)", run.stdout)
+    gap, error = map(float, line.groups())
     assert gap == pytest.approx(
         run.metrics["rnn_heldout_loss"] - run.metrics["gru_heldout_loss"], abs=2e-4
     )
