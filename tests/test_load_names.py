@@ -26,7 +26,7 @@ CODE = """
     real = urllib.request.urlopen
     def urlopen(url, timeout):
         assert url == {url!r} and timeout == 10
-        return real(url, timeout=1)
+        return real(url, timeout=0.4)
     urllib.request.urlopen = urlopen
     {before}
     print(len(script.load_names()), "names")
@@ -46,7 +46,7 @@ def serve():
 
         server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         servers.append(server)
         return f"http://127.0.0.1:{server.server_address[1]}/names.txt"
 
