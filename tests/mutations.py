@@ -217,6 +217,7 @@ BREAKS = {
         ("cosine of squares", "/ math.sqrt(dot(a, a) * dot(b, b))", "/ (dot(a, a) * dot(b, b))"),
         ("crossing from the wrong side", "return x0 + (x1 - x0)", "return x1 - (x1 - x0)"),
         ("MQA pooled in two groups", "decode(multi_query, xs, pool(w, 1))", "decode(multi_query, xs, pool(w, 2))"),
+    ],
     "microflash": [
         ("scores not scaled", "dot(query, key) * d**-0.5 for key in keys[:past]", "dot(query, key) for key in keys[:past]"),
         ("a query does not see itself", "rows.start + i + 1 - columns.start", "rows.start + i - columns.start"),
