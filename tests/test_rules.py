@@ -100,6 +100,21 @@ FIRST_STEPS = {
         index = build_index([p["text"] for p in paragraphs])
         print(search(index, queries[0][0], 9), evaluate(model, index, paragraphs, queries[:20]))
     """,
+    "microlora": """
+        names = load_names()
+        random.shuffle(names)
+        chars = sorted(set("".join(names)))
+        (_, a_names), (b_heldout, b_names) = split(names)
+        base = init_model(len(chars) + 1)
+        for loss in train(base, [*base], a_names[:3], chars, base_rate):
+            print(repr(loss))
+        before, adapter = as_floats(base), init_adapter(base, 1)
+        for loss in train(base | adapter, [*adapter], b_names[:3], chars, adapter_rate):
+            print(repr(loss))
+        model = as_floats(base | adapter)
+        print(evaluate(model, b_heldout[:5], chars), [sample(model, chars) for _ in range(5)])
+        print(change_shares(before, merge(model)))
+    """,
 }
 
 each_script = pytest.mark.parametrize("name", SCRIPTS)
