@@ -115,6 +115,16 @@ FIRST_STEPS = {
         print(evaluate(model, b_heldout[:5], chars), [sample(model, chars) for _ in range(5)])
         print(change_shares(before, merge(model)))
     """,
+    "micromoe": """
+        names = load_names()[:2000]
+        chars = sorted(set("".join(names)))
+        weights = init_model(len(chars) + 1, num_experts, n_hidden)
+        model = as_values(weights)
+        for losses in itertools.islice(train(model, names, chars, balance_weight), 5):
+            print(losses)
+        model = as_floats(model)
+        print(evaluate(model, windows(names[0], chars)), [sample(model, chars) for _ in range(5)])
+    """,
 }
 
 each_script = pytest.mark.parametrize("name", SCRIPTS)
