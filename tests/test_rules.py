@@ -37,6 +37,11 @@ SECTIONS = "CONSTANTS DATA AUTOGRAD MODEL TRAINING INFERENCE OUTPUT MAIN".split(
 # Same name, same code: in every script, or in every script that has a Value.
 SHARED = {"load_names", "show_progress", "mean", "draw_curve", "print_results"}
 SHARED_WITH_VALUE = {"exp", "log", "relu", "floats", "dot", "softmax", "linear", "adam_step"}
+# DPO, PPO and GRPO teach one taste to one model of microgpt's making and judge it alike.
+SHARED_GPT = set("encode rmsnorm attend gpt init_model name_loss train".split())
+SHARED_TASK = set(
+    "spell is_preferred make_pairs complete completion_probs kl_divergence judge".split()
+)
 MAY_PRINT = re.compile(r"main|load_names|(draw|print|show)_\w+")
 
 # Snippets that print the first numbers of a script whose whole run is too long to repeat.
@@ -125,8 +130,26 @@ FIRST_STEPS = {
         model = as_floats(model)
         print(evaluate(model, windows(names[0], chars)), [sample(model, chars) for _ in range(5)])
     """,
+    "microdpo": """
+        names = [name for name in dict.fromkeys(load_names()) if len(name) < block_size][:3000]
+        chars = sorted(set("".join(names)))
+        model = init_model(len(chars) + 1)
+        base = {key: [floats(row) for row in rows] for key, rows in model.items()}
+        pairs = make_pairs(names, chars)[:20]
+        for loss in itertools.islice(train_dpo(model, base, pairs, betas[1]), 5):
+            print(repr(loss))
+        policy = {key: [floats(row) for row in rows] for key, rows in model.items()}
+        print(judge_pairs(policy, base, pairs), judge(policy, base, range(20), chars))
+    """,
 }
 
+
+def functions_of(name):
+    tree = ast.parse(SCRIPTS[name].read_text(encoding="utf-8"))
+    return {node.name: ast.dump(node) for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+REFERENCE = functions_of("microgpt"), functions_of("microdpo")  # the latter of the shared task
 each_script = pytest.mark.parametrize("name", SCRIPTS)
 
 
@@ -231,13 +254,13 @@ def test_main_starts_with_the_seed(name, source):
 
 @each_script
 def test_shared_blocks_are_the_same_code(name, source):
-    reference = {
-        node.name: ast.dump(node)
-        for node in ast.parse(SCRIPTS["microgpt"].read_text(encoding="utf-8")).body
-        if isinstance(node, ast.FunctionDef)
-    }
-    shared = SHARED | (SHARED_WITH_VALUE if "Value" in source.definitions else set())
-    for function in shared & set(source.definitions):
+    shared = set(SHARED)
+    if "Value" in source.definitions:
+        shared |= SHARED_WITH_VALUE
+    if "is_preferred" in source.definitions:
+        shared |= SHARED_GPT | SHARED_TASK
+    for function in sorted(shared & set(source.definitions)):
+        reference = REFERENCE[function in SHARED_TASK]
         assert ast.dump(source.definitions[function]) == reference[function], function
 
 
