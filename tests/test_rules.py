@@ -141,6 +141,17 @@ FIRST_STEPS = {
         policy = {key: [floats(row) for row in rows] for key, rows in model.items()}
         print(judge_pairs(policy, base, pairs), judge(policy, base, range(20), chars))
     """,
+    "microgrpo": """
+        chars = list("abcdefghijklmnopqrstuvwxyz")
+        model = init_model(27)
+        base = {key: [floats(row) for row in rows] for key, rows in model.items()}
+        steps = train_policy(model, base, itertools.cycle([0, 9]), chars)
+        for record in itertools.islice(steps, 2):
+            print(record)
+        policy = {key: [floats(row) for row in rows] for key, rows in model.items()}
+        print(judge(policy, base, [0, 4, 9], chars))
+        print(compare_baselines(policy, [0, 9], chars))
+    """,
 }
 
 
