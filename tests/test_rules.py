@@ -152,6 +152,21 @@ FIRST_STEPS = {
         print(judge(policy, base, [0, 4, 9], chars))
         print(compare_baselines(policy, [0, 9], chars))
     """,
+    "microppo": """
+        names = [name for name in dict.fromkeys(load_names()) if len(name) < block_size]
+        random.shuffle(names)
+        chars = sorted(set("".join(names)))
+        pairs = make_pairs(names[:500], chars)
+        weights = init_reward_model(len(chars) + 1)
+        for loss in itertools.islice(train_reward_model(weights, pairs), 5):
+            print(repr(loss))
+        reward = freeze_reward(weights, [tokens for pair in pairs for tokens in pair])
+        policy = init_model(len(chars) + 1)
+        base, values = as_floats(policy), [[0.0] * (len(chars) + 1) for _ in range(block_size)]
+        for step in itertools.islice(ppo_train(policy, base, reward, values, [0, 3, 8], 0.3), 3):
+            print(step["before"], step["after"], step["batch"][0])
+        print(judge(as_floats(policy), base, [0, 3, 8], chars))
+    """,
 }
 
 
