@@ -1,8 +1,9 @@
 """To adapt a model, train a product of two thin matrices beside each frozen one.
 
 After Hu et al. (2021), on the GPT of microgpt.py. The base learns names from A to M, an adapter
-bends it to N to Z. Take the adapter off, and the base is back, bit for bit. While it is on, the
-model hardly expects a name from A to M any more: low rank is no protection against forgetting.
+bends it to N to Z. Nearly all that it gains there is the first letter, and so is what it forgets:
+while it is on, the model hardly expects a name from A to M. (Low rank is no protection here;
+Biderman et al. 2024 found some.) Take it off, and the base is back, bit for bit.
 """
 
 import functools
@@ -15,14 +16,12 @@ import time
 import urllib.request
 
 # === CONSTANTS: the model, the two trainings, the evaluation ===
-n_embd, n_head, n_layer = 16, 4, 1  # the model of microgpt
-block_size = 16
-ranks = (1, 2, 4)  # r, the thin side of A and B. The results are of the first, the rest are a sweep
+n_embd, n_head, n_layer, block_size = 16, 4, 1, 16  # the model of microgpt
+ranks = (1, 4)  # r, the thin side of A and B; the results are of the first
 tables = ("wte", "wpe")  # looked up, not multiplied: they get no adapter
-adapter_std = 0.08  # of A at the start, as of every matrix of the base
-num_base_steps, num_adapt_steps = 700, 250  # one name each; all adaptations see the same names
-# Learning rates; each falls linearly to 0. The last two were chosen on 500 other names from N to Z,
-# neither trained on nor judged by here: an adapter wants steps four times as large.
+num_base_steps, num_adapt_steps = 700, 250  # a step is one name, the same for all adaptations
+# Learning rates; each falls linearly to 0. The last two were chosen before, from three each, on 500
+# names from N to Z that are neither trained on nor held out (docs/implementation.md).
 base_rate, adapter_rate, full_rate = 0.01, 0.02, 0.005
 beta1, beta2, eps_adam = 0.85, 0.99, 1e-8
 num_heldout = 500  # names of each half to judge by; no step trained on them
@@ -200,15 +199,14 @@ def attend(q, keys, values):
 def adapted_linear(x, model, name):
     """x [n_in] -> W x + A (B x) [n_out] (Hu et al., eq. 3), or W x if `name` has no adapter.
 
-    W is [n_out][n_in]. B, [r][n_in], reads r numbers from x; A, [n_out][r], says what each of them
-    adds to the output. The matrix A B is as large as W and is never made.
+    W is [n_out][n_in]. B, [r][n_in], reads r numbers from x; A, [n_out][r], writes each of them in
+    a direction of its own. (Hu et al. and PEFT swap the names.) A B, as large as W, is not made.
     """
-    rows = model[name]
+    y = linear(x, model[name])
     if f"{name}.A" in model:
-        # W x + A (B x) = [W|A] [x; B x]: rows made longer, still one dot, one node, for each output
-        rows = [[*w, *a] for w, a in zip(rows, model[f"{name}.A"])]
-        x = [*x, *linear(x, model[f"{name}.B"])]
-    return linear(x, rows)
+        low = linear(x, model[f"{name}.B"])  # at rank 1 a single number
+        y = [yi + zi for yi, zi in zip(y, linear(low, model[f"{name}.A"]))]
+    return y
 
 
 def adapted_gpt(model, token_id, pos_id, cache):
@@ -249,31 +247,31 @@ def init_model(vocab_size):
 def init_adapter(state_dict, rank):
     """{name.A: [n_out][rank], name.B: [rank][n_in]} for each matrix of the base that multiplies.
 
-    The adapted model is `base | adapter`. It starts as the base exactly, because B is 0. A must not
-    be 0 too: with y = A (B x), dL/dA = dL/dy (B x)^T and dL/dB = A^T dL/dy x^T. At the start the
-    first is 0 and the second is not, so B moves first; were both 0, neither would ever move.
-    Hu et al. (section 4.1) swap the two names, so theirs is B A, and zero the outer matrix. They
-    also scale the product by alpha / r, so that one learning rate does for every rank.
+    The adapted model is `base | adapter`. As B is 0, it starts as the base exactly: the loss of
+    step 1 is the same in every adaptation. A must not be 0 as well: with y = A (B x), dL/dA is
+    dL/dy (B x)^T and dL/dB is A^T dL/dy x^T. At the start the first is 0, the second is not, so B
+    moves first; were both 0, neither would ever move. Hu et al. (section 4.1) zero the outer matrix
+    instead, which does as well, and scale the product by alpha / r, to retune less for another r.
     """
     adapter = {}
-    # Hu et al. adapt wq and wv alone. Here most of what is new is the first letter, and where that
-    # is chosen, attention sees one position: its weight is 1, and wq and wk change nothing.
+    # Hu et al. mostly adapt wq and wv. Here most of what is new is the first letter, and where that
+    # is chosen, attention sees one position, whatever wq and wk are. So all matrices are adapted.
     for name in [key for key in state_dict if key not in tables]:
         n_out, n_in = len(state_dict[name]), len(state_dict[name][0])
-        a = [[Value(random.gauss(0, adapter_std)) for _ in range(rank)] for _ in range(n_out)]
+        a = [[Value(random.gauss(0, 0.08)) for _ in range(rank)] for _ in range(n_out)]
         b = [[Value(0.0) for _ in range(n_in)] for _ in range(rank)]
         adapter |= {f"{name}.A": a, f"{name}.B": b}
     return adapter
 
 
 def merge(model):
-    """The adapted model as plain matrices W + A B: as fast as the base, and no way back to it."""
+    """A model in floats -> plain matrices W + A B: as fast as the base, W back only to rounding."""
     # Production does either: merged for speed, or one base in memory under many adapters.
     merged = {}
-    for name, w in as_floats(model).items():
+    for name, w in model.items():
         if f"{name}.A" in model:
-            columns = list(zip(*map(floats, model[f"{name}.B"])))
-            product = [linear(floats(a), columns) for a in model[f"{name}.A"]]  # A B
+            columns = list(zip(*model[f"{name}.B"]))
+            product = [linear(a, columns) for a in model[f"{name}.A"]]  # A B
             w = [[x + y for x, y in zip(*rows)] for rows in zip(w, product)]
         if not name.endswith((".A", ".B")):
             merged[name] = w
@@ -281,7 +279,7 @@ def merge(model):
 
 
 # fmt: off
-def as_floats(w): return {key: [floats(row) for row in m] for key, m in w.items()}  # a copy
+def as_floats(w): return {key: [floats(row) for row in m] for key, m in w.items()}
 def flat(model): return [x for m in model.values() for row in m for x in row]  # all its numbers
 # fmt: on
 
@@ -311,18 +309,17 @@ def adam_step(params, m, v, step, lr):
 def train(model, trained, names, chars, rate):
     """Train the matrices called `trained`, in place, a name a step; yield each step's mean loss.
 
-    All others are frozen: they take part in the graph, and the optimizer never hears of them. Nor
-    has it m and v for them: fine-tuned in full, n parameters need n gradients and 2 n such states.
+    All others are frozen: the optimizer never hears of them and keeps no m and v for them. Training
+    n parameters takes n gradients, n m and n v. Adapters save these, not time: the graph is larger.
     """
     params = flat({key: model[key] for key in trained})
-    frozen = flat({key: model[key] for key in model if key not in trained})
     m, v = [0.0] * len(params), [0.0] * len(params)
     for step, name in enumerate(names):
         losses = token_losses(model, encode(name, chars))
         loss = dot(losses, [1 / len(losses)] * len(losses))
         loss.backward()
         adam_step(params, m, v, step + 1, rate * (1 - step / len(names)))  # of params alone
-        for p in frozen:  # what backward() left there is thrown away
+        for p in flat(model):  # also of the frozen
             p.grad = 0.0
         yield loss.data
 
@@ -331,7 +328,7 @@ def train(model, trained, names, chars, rate):
 def evaluate(model, names, chars):
     """{"all", "first", "rest"}: of each name the mean loss, its first letter's, the rest's mean."""
     losses = [token_losses(model, encode(name, chars)) for name in names]
-    rest = [mean(x[1:]) for x in losses]  # given the true first letter, whatever that cost
+    rest = [mean(x[1:]) for x in losses]  # the first letter's loss is left out
     return {"all": [mean(x) for x in losses], "first": [x[0] for x in losses], "rest": rest}
 
 
@@ -362,10 +359,10 @@ def sample(model, chars):
 
 
 def rank1_share(matrix):
-    """How much of the sum of squares of `matrix` its best approximation of rank 1 keeps: 1/n to 1.
+    """How much of the sum of squares of `matrix` its best approximation of rank 1 keeps.
 
-    That is s_1^2 / sum_i s_i^2 in its singular values (Eckart & Young 1936). s_1 is the most that
-    the matrix stretches a unit vector; v <- M^T M v turns any v towards that one (power iteration).
+    That is s_1^2 / sum_i s_i^2 in its singular values (Eckart & Young 1936). s_1 is the most by
+    which it stretches a unit vector; v <- M^T M v turns v towards that one (power iteration).
     """
     columns = list(zip(*matrix))
     v = [random.gauss(0, 1) for _ in columns]
@@ -379,7 +376,7 @@ def rank1_share(matrix):
 
 def change_shares(before, after):
     """{name: (rank1_share of after - before, rank1_share of Gaussian noise of that shape)}."""
-    # Why thin can do: the change may have any rank, and yet is far nearer to rank 1 than noise is.
+    # A hint why thin can do: this change may have any rank, and is nearer to rank 1 than noise.
     shares = {}
     for name in [key for key in before if key not in tables]:
         change = [[y - x for x, y in zip(*rows)] for rows in zip(before[name], after[name])]
@@ -404,21 +401,21 @@ def mean(values):
     return math.fsum(values) / len(values)  # fsum rounds once, so alike on every Python
 
 
-def show_training(title, losses, num_steps):
-    """Train, as `losses` is the generator of a training, and print the progress."""
+def show_training(title, training, num_steps):
+    """Run `training`, the generator of train(), and print the progress."""
     print(f"\n{title}:")
     started = time.perf_counter()
-    for step, loss in enumerate(losses, 1):
+    for step, loss in enumerate(training, 1):
         show_progress(step, num_steps, loss, started)
 
 
 def show_scores(scores, sizes):
     """Print each model's mean losses on both halves; `sizes` are the numbers that it trained."""
-    print(f"\nHeld-out loss, nats a token     {'A to M':<22}N to Z")
-    print(f"               trained{'    all  first   rest ' * 2}".rstrip())
+    print("\nHeld-out loss in nats a token: mean of a name, of its first letter, of the rest")
+    print(f"{'A to M':>39}{'N to Z':>22}\n{'numbers trained':>22}{'     all  first   rest' * 2}")
     for title, halves in scores.items():
         cells = (f"{mean(values):7.3f}" for half in halves for values in half.values())
-        print("{:<14}{:8d}{}{}{} {}{}{}".format(title, sizes[title], *cells))
+        print("{:<14}{:8d} {}{}{} {}{}{}".format(title, sizes[title], *cells))
 
 
 def show_samples(title, model, chars):
@@ -455,16 +452,41 @@ def print_results(rows):
 # === MAIN ===
 def show_adaptations(base, names, chars):
     """Adapt with each rank, then in full: ({title: model in floats}, {title: numbers trained})."""
-    models, sizes = {}, {}
-    for rank in ranks:  # beside the same nodes of one base: no adapter leaves a trace in it
+    models, sizes = {"base": as_floats(base)}, {"base": len(flat(base))}
+    for rank in ranks:  # `|` shares the base's Values; train() never updates them
         title, adapter = f"rank {rank}", init_adapter(base, rank)
-        losses = train(base | adapter, [*adapter], names, chars, adapter_rate)
-        show_training(f"Adapter of {title}, on N to Z", losses, len(names))
+        training = train(base | adapter, [*adapter], names, chars, adapter_rate)
+        show_training(f"Adapter of {title}, on N to Z", training, len(names))
         models[title], sizes[title] = as_floats(base | adapter), len(flat(adapter))
     full = {key: [[Value(p.data) for p in row] for row in m] for key, m in base.items()}  # a copy
-    losses = train(full, [*full], names, chars, full_rate)
-    show_training("Full fine-tuning, on N to Z", losses, len(names))
-    return models | {"full": as_floats(full)}, sizes | {"full": len(flat(full))}
+    training = train(full, [*full], names, chars, full_rate)
+    show_training("Full fine-tuning, on N to Z", training, len(names))
+    models |= {"full": as_floats(full), "adapter off": as_floats(base)}  # off: use the base alone
+    return models, sizes | {"full": len(flat(full)), "adapter off": 0}
+
+
+def score_rows(scores, lora, sizes):
+    """The rows of the results that compare the base, the adapter titled `lora` and full tuning."""
+    (base_a, base_b), (lora_a, lora_b) = scores["base"], scores[lora]
+    (full_a, full_b), (off_a, _) = scores["full"], scores["adapter off"]
+    loss_a, loss_b = mean(base_a["all"]), mean(base_b["all"])
+    lora_gain, full_gain = (paired_gain(base_b["rest"], b["rest"]) for b in (lora_b, full_b))
+    return [
+        ("trainable_fraction", sizes[lora] / sizes["base"], "< 0.1"),
+        ("lora_train_numbers", 3 * sizes[lora], ""),  # grad, m, v; frozen grads do not count
+        ("full_train_numbers", 3 * sizes["full"], ""),
+        ("base_loss_a", loss_a, "< 2.5"),
+        ("base_loss_b", loss_b, ""),
+        ("lora_loss_b", mean(lora_b["all"]), f"< {loss_b - 0.3:.4f}"),  # must beat the base by 0.3
+        ("full_loss_b", mean(full_b["all"]), ""),
+        ("lora_rest_gain_b", lora_gain[0], ""),
+        ("lora_rest_gain_error", lora_gain[1], ""),  # its standard error
+        ("full_rest_gain_b", full_gain[0], ""),
+        ("full_rest_gain_error", full_gain[1], ""),
+        ("lora_loss_a", mean(lora_a["all"]), ""),
+        ("full_loss_a", mean(full_a["all"]), ""),
+        ("off_loss_a", mean(off_a["all"]), f"== {loss_a:.4f}"),
+    ]
 
 
 def main():
@@ -475,52 +497,30 @@ def main():
     chars = sorted(set("".join(names)))  # both halves use one alphabet, so one tokenizer
     (a_heldout, a_names), (b_heldout, b_names) = split(names)
     base = init_model(len(chars) + 1)
-    print(f"{len(flat(base))} parameters; {len(a_names)} names from A to M to train the base on,")
+    print(f"{len(flat(base))} parameters. Names: {len(a_names)} from A to M to train the base on,")
     print(f"{len(b_names)} from N to Z to adapt it to; {num_heldout} of each half held out.")
     show_training("Base, on A to M", train(base, [*base], a_names, chars, base_rate), len(a_names))
-    before = as_floats(base)
     models, sizes = show_adaptations(base, b_names, chars)
     lora = f"rank {ranks[0]}"  # the smallest adapter stands for the method
-    models = {"base": before, **models, "adapter off": as_floats(base)}  # off: use the base alone
-    sizes |= {"base": len(flat(base)), "adapter off": 0}
-
     scores = {t: [evaluate(m, n, chars) for n in (a_heldout, b_heldout)] for t, m in models.items()}
     show_scores(scores, sizes)
     first = {t: softmax(adapted_gpt(models[t], len(chars), 0, {})) for t in ("base", lora)}
     first["held out, N-Z"] = [mean([name[0] == c for name in b_heldout]) for c in chars]
     draw_first_letters(first, chars)
     rates = [show_samples(title, models[title], chars) for title in ("base", lora)]
-    shares = change_shares(before, models["full"])
+    shares = change_shares(models["base"], models["full"])
     draw_shares(shares)
-
-    (base_a, base_b), (lora_a, lora_b) = scores["base"], scores[lora]
-    (full_a, full_b), (off_a, _) = scores["full"], scores["adapter off"]
-    diff = max_difference(models[lora], merge(models[lora]), b_heldout[:100], chars)
-    changed = [x != y for x, y in zip(flat(before), flat(models["adapter off"]))]
     change, noise = map(mean, zip(*shares.values()))
-    gains = [paired_gain(base_b["rest"], after["rest"]) for after in (lora_b, full_b)]
-    loss_a, loss_b = mean(base_a["all"]), mean(base_b["all"])
+    diff = max_difference(models[lora], merge(models[lora]), b_heldout[:100], chars)
+    changed = [x != y for x, y in zip(flat(models["base"]), flat(models["adapter off"]))]
     rows = [
-        ("trainable_fraction", sizes[lora] / sizes["base"], "< 0.1"),
-        ("lora_train_numbers", 3 * sizes[lora], ""),  # gradients, and Adam's m and v
-        ("full_train_numbers", 3 * sizes["full"], ""),
-        ("base_loss_a", loss_a, "< 2.5"),
-        ("base_loss_b", loss_b, ""),
-        ("lora_loss_b", mean(lora_b["all"]), f"< {loss_b - 0.3:.4f}"),  # and a margin
-        ("full_loss_b", mean(full_b["all"]), ""),
-        ("lora_rest_gain_b", gains[0][0], ""),
-        ("lora_rest_gain_error", gains[0][1], ""),  # its standard error
-        ("full_rest_gain_b", gains[1][0], ""),
-        ("full_rest_gain_error", gains[1][1], ""),
-        ("lora_loss_a", mean(lora_a["all"]), ""),
-        ("full_loss_a", mean(full_a["all"]), ""),
-        ("off_loss_a", mean(off_a["all"]), f"== {loss_a:.4f}"),
+        *score_rows(scores, lora, sizes),
         ("frozen_changed", changed.count(True), "== 0"),
         ("merged_max_diff", f"{diff:.1e}", "< 1e-9"),
         ("base_samples_n_to_z", rates[0], ""),
         ("lora_samples_n_to_z", rates[1], ""),
-        ("change_rank1_share", change, f"> {2 * noise:.4f}"),
         ("random_rank1_share", noise, ""),
+        ("change_rank1_share", change, f"> {2 * noise:.4f}"),  # twice what noise has
         ("runtime_seconds", time.perf_counter() - started, "< 420"),
     ]
     print_results(rows)

@@ -57,17 +57,17 @@ def table(run):
     """{model: [numbers trained, A all, first, rest, B all, first, rest]} of the printed table."""
     lines = run.stdout.splitlines()
     start = lines.index(next(line for line in lines if line.startswith("Held-out loss")))
-    rows = (line for line in lines[start + 2 : start + 8])
+    rows = (line for line in lines[start + 3 : start + 8])
     return {row[:14].strip(): [float(x) for x in row[14:].split()] for row in rows}
 
 
 def test_table_of_ranks_and_what_is_forgotten(run):
     rows, metrics = table(run), run.metrics
-    assert [row[0] for row in rows.values()] == [4192, 331, 662, 1324, 4192, 0]
+    assert [row[0] for row in rows.values()] == [4192, 331, 1324, 4192, 0]
     for title, name in (("base", "base"), ("rank 1", "lora"), ("full", "full")):
         assert rows[title][1] == pytest.approx(metrics[f"{name}_loss_a"], abs=6e-4)
         assert rows[title][4] == pytest.approx(metrics[f"{name}_loss_b"], abs=6e-4)
-    for title in ("rank 1", "rank 2", "rank 4", "full"):
+    for title in ("rank 1", "rank 4", "full"):
         assert rows[title][1] > rows["base"][1] + 0.2  # while it is on, A to M is forgotten,
         assert rows[title][2] > rows["base"][2] + 1  # which is a matter of the first letter
         assert rows[title][5] < rows["base"][5] - 2
@@ -86,7 +86,7 @@ def test_output_shows_letters_bars_and_samples(run):
     starts = [
         line.split("loss")[1].split()[0] for line in lines if line.startswith("step    1/250")
     ]
-    assert len(starts) == 4
+    assert len(starts) == 3
     assert len(set(starts)) == 1
 
 
@@ -165,7 +165,7 @@ def test_shapes_and_draws_of_the_adapter(script):
     random.seed(1)
     assert drawn == [random.gauss(0, 0.08) for _ in drawn]
     sizes = [len(script.flat(script.init_adapter(weights, rank))) for rank in script.ranks]
-    assert sizes == [331, 662, 1324]
+    assert sizes == [331, 1324]
 
 
 def test_adapted_model_starts_as_the_base_exactly(script):
@@ -306,12 +306,10 @@ def test_an_adapter_learns(script):
 def test_merged_weights_give_the_same_logits(script):
     weights = base_weights(script)
     adapter = adapter_weights(script, weights)
-    for model in (weights | adapter, as_values(script, weights | adapter)):
-        merged = script.merge(model)
-        assert list(merged) == list(weights)
-        expected = plain_merge(weights, adapter)
-        for key in weights:
-            assert sum(merged[key], []) == pytest.approx(sum(expected[key], []), abs=1e-12)
+    merged, expected = script.merge(weights | adapter), plain_merge(weights, adapter)
+    assert list(merged) == list(weights)
+    for key in weights:
+        assert sum(merged[key], []) == pytest.approx(sum(expected[key], []), abs=1e-12)
     names = ["nina", "zoe"]
     assert 0 < script.max_difference(weights | adapter, merged, names, CHARS) < 1e-12
     assert script.merge(weights) == weights
