@@ -1,7 +1,7 @@
 """A preference can be trained as a classification: no reward model, no sampling loop.
 
 Direct preference optimization (DPO), after Rafailov et al. (2023); equation numbers are theirs.
-Model, recipe and engine are those of microgpt, after Andrej Karpathy (2026), at half the width.
+Model, recipe and engine: microgpt's, after Andrej Karpathy (2026), at half its width and context.
 """
 
 import functools
@@ -19,11 +19,11 @@ n_embd, n_head, n_layer = 8, 2, 1  # numbers per token; heads that split them; l
 block_size = 8  # the longest context: a boundary and 7 letters; longer names are left out
 num_steps = 1000  # one name each, for the base model
 learning_rate, beta1, beta2, eps_adam = 0.01, 0.85, 0.99, 1e-8
-num_pair_names = 4000  # to make pairs and prompts of
-num_prompts = 1000  # from names held out, to judge a model by: one completion of each
+num_pair_names = 4000  # more than dpo_steps pairs need; all names after them are held out
+num_prompts = 1000  # first letters of names held out: at most 26 differ, what is new is each draw
 vowels, min_letters = "aeiouy", 4  # what the preference speaks of
-betas = (0.1, 0.5, 2.0)  # DPO's beta, no kin of Adam's. A policy each; results: the middle one's
-dpo_steps, dpo_learning_rate = 300, 0.0015  # a pair a step, none twice; the rate stays
+betas = (0.1, 0.5, 2.0)  # DPO's, no kin of Adam's. A policy each; the results report the middle one
+dpo_steps, dpo_learning_rate = 300, 0.0015  # a pair a step, at a constant rate
 num_probes = 300  # held-out pairs to judge by, and prompts to follow the KL along training
 
 NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
@@ -159,6 +159,7 @@ def exp(x): return x.exp() if isinstance(x, Value) else math.exp(x)
 def log(x): return x.log() if isinstance(x, Value) else math.log(max(x, 1e-10))
 def relu(x): return x.relu() if isinstance(x, Value) else max(0.0, x)
 def floats(xs): return [x.data for x in xs] if xs and isinstance(xs[0], Value) else xs
+def as_floats(w): return {key: [floats(row) for row in m] for key, m in w.items()}  # a copy
 # fmt: on
 
 
@@ -180,8 +181,7 @@ def dot(a, b):
 
 
 # --- AUTOGRAD DIFFERENCES IN THIS SCRIPT ---
-# None: this is the canonical code of docs/autograd-interface.md. The log-sigmoid of the loss is put
-# together from its relu(), exp() and log(): see minus_log_sigmoid().
+# None: this is the canonical code of docs/autograd-interface.md, which the other scripts repeat.
 
 
 # === MODEL: from the tokens so far to a score for every next token, to whole names ===
@@ -279,8 +279,8 @@ def complete(model, prompt):
 def log_prob(model, tokens):
     """log p(completion | prompt) in nats: the sum over the completion's tokens, its end included.
 
-    Not name_loss()'s mean: a preference is between whole completions. A long one has more terms in
-    its gradient; SimPO (Meng et al. 2024) divides by the length after all.
+    Not name_loss()'s mean: a preference is between whole completions. So a long one, with more
+    terms in its gradient, is pushed harder; SimPO (Meng et al. 2024) divides by the length.
     """
     total = 0.0
     for probs, token in zip(completion_probs(model, tokens), tokens[2:], strict=True):
@@ -292,7 +292,7 @@ def kl_divergence(probs, ref_probs):
     """KL(p || q) = sum p log(p / q) in nats, summed over the positions of one completion.
 
     probs and ref_probs: [positions][vocab_size]. The mean of this over completions that the model
-    wrote is KL(model || reference) of whole completions, by the chain rule of relative entropy.
+    wrote estimates KL(model || reference) of whole ones, by the chain rule of relative entropy.
     """
     total = 0.0
     for p, q in zip(probs, ref_probs, strict=True):
@@ -300,7 +300,7 @@ def kl_divergence(probs, ref_probs):
     return total
 
 
-# === TRAINING: raise the probability of what came next, then of what is preferred ===
+# === TRAINING: first a model of names, then a gap between chosen and rejected ones ===
 def name_loss(state_dict, tokens, cache):
     """Cross-entropy: mean of -log p(next token), in nats. `cache`: {}, filled for a later look."""
     n, total = min(block_size, len(tokens) - 1), 0.0  # tokens beyond the context are left out
@@ -332,13 +332,12 @@ def train(state_dict, names, chars):
 
 
 # Why no reward model is needed. RLHF (microppo) fits a reward r(x, y) to the pairs, x a prompt, y a
-# completion, then samples from a policy pi on the way to the largest
+# completion, then maximises, by sampling from a policy pi,
 #     E[r(x, y)] - beta KL(pi || ref)                                                      (eq. 3)
 # where beta is the price of leaving the reference. What is best is known for any r: the reference,
 # each completion made likelier by its reward, all divided by their sum Z(x),
 #     pi(y|x) = ref(y|x) exp(r(x, y) / beta) / Z(x)                                        (eq. 4)
-# Nobody can add up Z(x), as y runs over all completions. But read it backwards: any policy is the
-# best one for some reward, namely for
+# Nobody can add up Z(x), over all y. But read it backwards: any policy is the best for the reward
 #     r(x, y) = beta log(pi(y|x) / ref(y|x)) + beta log Z(x)                               (eq. 5)
 # and a preference depends on a difference of rewards alone (Bradley & Terry 1952),
 #     p(y1 over y2 | x) = sigmoid(r(x, y1) - r(x, y2))                                     (eq. 1)
@@ -349,16 +348,16 @@ def train(state_dict, names, chars):
 def minus_log_sigmoid(x):
     """-log(1 / (1 + exp(-x))) = max(-x, 0) + log(1 + exp(-|x|)): exp() never overflows.
 
-    At x = 0, where every policy starts, the slopes of both kinks have to match. |x| written as
-    x + 2 max(-x, 0) leaves the true slope, -1/2; relu(x) + relu(-x) would leave 0: no training.
+    At x = 0, where every policy starts, max(-x, 0) and |x| have kinks, which have to cancel. |x| as
+    x + 2 max(-x, 0) leaves the true slope, -1/2; as relu(x) + relu(-x), it would be 0: no training.
     """
     below = relu(-x)
     return below + log(1.0 + exp(-(x + below + below)))
 
 
-def log_ratios(policy, pair, ref_log_probs):
+def log_ratios(policy, reference, pair):
     """log(pi(y|x) / ref(y|x)) of the chosen y and of the rejected one: eq. 5 without beta and Z."""
-    return [log_prob(policy, tokens) - ref for tokens, ref in zip(pair, ref_log_probs)]
+    return [log_prob(policy, tokens) - log_prob(reference, tokens) for tokens in pair]
 
 
 def dpo_loss(chosen, rejected, beta):
@@ -366,28 +365,26 @@ def dpo_loss(chosen, rejected, beta):
 
     With the margin m = chosen - rejected, the gradient is -beta sigmoid(-beta m) times
     (grad log pi(chosen) - grad log pi(rejected)): one up, one down, as hard as the pair is still
-    wrong. It is settled once m is a few times 1 / beta: so beta ties the policy to the reference.
+    wrong. Beta sets how soon the push weakens: once m is a few times 1 / beta.
     """
     return minus_log_sigmoid(beta * (chosen - rejected))
 
 
 def train_dpo(policy, reference, pairs, beta):
-    """Train the policy in place, one pair a step; after each, yield the loss it started from.
+    """Train the policy in place, a new pair a step; yield the loss, as it was before the step.
 
-    The loss sees margins alone: both log ratios may fall, if the rejected one's falls faster.
-    Against that Llama 3 (2024) adds the chosen one's likelihood to it. And where a rule decides
-    every pair, as here, it has no minimum: margins grow as long as training lasts, whatever beta
-    (Azar et al. 2023). The number of steps is part of the leash.
+    Only the margin counts: both log ratios may fall, if the rejected one's falls faster; Llama 3
+    (Dubey et al. 2024) adds the chosen one's likelihood. The push weakens, but never stops: where a
+    rule decides every pair, a free policy's optimum gives rejected ones probability 0, whatever
+    beta (Azar et al. 2023). The number of steps, too, ties the policy to the reference.
     """
     params = [p for matrix in policy.values() for row in matrix for p in row]
     m, v = [0.0] * len(params), [0.0] * len(params)
-    refs = [[log_prob(reference, tokens) for tokens in pair] for pair in pairs]  # frozen: once
-    for step in range(dpo_steps):
-        i = step % len(pairs)
-        loss = dpo_loss(*log_ratios(policy, pairs[i], refs[i]), beta)
-        loss.backward()
-        # Adam divides by the gradient's size, so the factor beta in front of it cancels.
-        adam_step(params, m, v, step + 1, dpo_learning_rate)
+    for step, pair in enumerate(pairs, 1):
+        loss = dpo_loss(*log_ratios(policy, reference, pair), beta)
+        loss.backward()  # into the policy alone: the reference is floats
+        # Adam divides by the gradient's size: unlike with SGD, beta acts by sigmoid(-beta m) alone.
+        adam_step(params, m, v, step, dpo_learning_rate)
         yield loss.data
 
 
@@ -410,17 +407,20 @@ def judge(model, reference, prompts, chars):
 def judge_pairs(policy, reference, pairs):
     """How often the chosen one is ahead, and mean log ratios of chosen and rejected, as a dict.
 
-    pair_accuracy is by the margin, what training changed; ranking_accuracy by the likelihood.
+    pair_accuracy is by the margin; ranking_accuracy by the likelihood, so by the reference, too.
     """
-    refs = [[log_prob(reference, tokens) for tokens in pair] for pair in pairs]
-    ratios = [log_ratios(policy, pair, ref) for pair, ref in zip(pairs, refs)]
+    ratios = [log_ratios(policy, reference, pair) for pair in pairs]
     return {
         "pair_accuracy": mean([c > r for c, r in ratios]),
-        "base_ranking_accuracy": mean([c > r for c, r in refs]),
-        "ranking_accuracy": mean([c + a > r + b for (c, r), (a, b) in zip(ratios, refs)]),
+        "ranking_accuracy": mean([log_prob(policy, c) > log_prob(policy, r) for c, r in pairs]),
         "chosen_log_ratio": mean([c for c, _ in ratios]),
         "rejected_log_ratio": mean([r for _, r in ratios]),
     }
+
+
+def least_kl(rate, base_rate):
+    """The least KL, in nats, of a policy with this preferred rate: that of yes and no alone."""
+    return kl_divergence([[rate, 1 - rate]], [[base_rate, 1 - base_rate]])
 
 
 # === OUTPUT: progress, drawings, results ===
@@ -462,19 +462,17 @@ def print_results(rows):
         print(f"{name:<26}{value:<9}{criterion}".rstrip())
 
 
-def result_rows(num_pairs, base, kls, policies):
-    """Rows for print_results(): the middle beta's figures, each below the base's if that has it."""
-    low, dpo, high = policies
-    halfway = kls[len(kls) // 2 - 1]
-    bounds = {"dpo_loss_first": "== 0.6931", "dpo_loss_last_50": "< 0.35", "pair_accuracy": "> 0.9"}
-    bounds["preferred_rate"] = f"> {base['preferred_rate'] + 0.1:.4f}"
-    bounds["kl"] = f"> {halfway + 0.1:.4f}"
-    rows = [("training_pairs", num_pairs, "")]
+def result_rows(losses, kls, base, low, dpo, high):
+    """Rows for print_results(): of the middle beta, with the base's figure before it if not 0."""
+    bounds = {"pair_accuracy": "> 0.9", "preferred_rate": f"> {base['preferred_rate'] + 0.1:.4f}"}
+    rows = [("training_pairs", len(losses), "")]
+    rows.append(("dpo_loss_first", losses[0], f"== {math.log(2):.4f}"))
+    rows.append(("dpo_loss_last_50", mean(losses[-50:]), "< 0.35"))
     for key, value in dpo.items():
-        if key in base and key != "kl":  # the base's KL from itself is 0
+        if base[key]:  # its margins, log ratios and KL, from itself, are 0
             rows.append((f"base_{key}", base[key], ""))
         rows.append((key, value, bounds.get(key, "")))
-    rows.append(("kl_halfway", halfway, ""))
+    rows.append(("kl_halfway", kls[len(kls) // 2 - 1], f"< {kls[-1] - 0.1:.4f}"))
     rows.append(("kl_low_beta", low["kl"], f"> {dpo['kl'] + 0.2:.4f}"))
     rows.append(("kl_high_beta", high["kl"], f"< {dpo['kl'] - 0.2:.4f}"))
     return rows
@@ -487,42 +485,45 @@ def main():
     names = [name for name in dict.fromkeys(load_names()) if len(name) < block_size]
     random.shuffle(names)
     chars = sorted(set("".join(names)))  # the boundary is one more token
-    base_names, names = names[:num_steps], names[num_steps:]
-    pair_names, heldout = names[:num_pair_names], names[num_pair_names:]  # none of them twice
-    prompts = [chars.index(name[0]) for name in heldout[:num_prompts]]  # first letters
+    base_names, others = names[:num_steps], names[num_steps:]
+    pair_names, heldout = others[:num_pair_names], others[num_pair_names:]
+    prompts = [chars.index(name[0]) for name in heldout[:num_prompts]]
     model = init_model(len(chars) + 1)
     print(f"The base model, on {len(base_names)} names:")
     for step, loss in enumerate(train(model, base_names, chars), 1):
         show_progress(step, num_steps, loss, started)
-    base = {key: [floats(row) for row in rows] for key, rows in model.items()}
-    base_samples, base_judged = judge(base, base, prompts, chars)
+    base = as_floats(model)  # from here on frozen: the reference of every policy
+    invented, figures = judge(base, base, prompts, chars)
     pairs = make_pairs(pair_names, chars)[:dpo_steps]
     heldout_pairs = make_pairs(heldout, chars)[:num_probes]
-    print(f"\n{len(pairs)} pairs to train on, {len(heldout_pairs)} held out. The first of them:")
-    show_names(("chosen", "rejected"), *([spell(t, chars) for t in side] for side in zip(*pairs)))
-    samples, policies, kls = [base_samples], [], []
+    columns, samples = [judge_pairs(base, base, heldout_pairs) | figures], [invented]
+    sides = [[spell(tokens, chars) for tokens in side] for side in zip(*pairs)]
+    print(f"\n{len(pairs)} pairs to train on, {len(heldout_pairs)} held out; vowels in capitals:")
+    show_names(("chosen", "rejected"), *sides)
+    print("".join(f"{mean([*map(len, side)]):<12.2f}" for side in sides) + "mean length of all")
+    losses, kls = {beta: [] for beta in betas}, []
     for beta in betas:
         print(f"\nFrom the base model to a policy, beta {beta}:")
-        began, losses = time.perf_counter(), []
+        began = time.perf_counter()
         model = {key: [[Value(w) for w in row] for row in rows] for key, rows in base.items()}
-        for loss in train_dpo(model, base, pairs, beta):
-            losses.append(loss)
-            show_progress(len(losses), dpo_steps, loss, began)
-            if len(losses) % (dpo_steps // 4) == 0:
-                policy = {key: [floats(row) for row in rows] for key, rows in model.items()}
-                if beta == betas[1]:
-                    kls.append(judge(policy, base, prompts[:num_probes], chars)[1]["kl"])
-        names, judged = judge(policy, base, prompts, chars)
-        samples.append(names)
-        figures = {"dpo_loss_first": losses[0], "dpo_loss_last_50": mean(losses[-50:])}
-        policies.append(figures | judge_pairs(policy, base, heldout_pairs) | judged)
+        for step, loss in enumerate(train_dpo(model, base, pairs, beta), 1):
+            losses[beta].append(loss)
+            show_progress(step, dpo_steps, loss, began)
+            if beta == betas[1] and step % (dpo_steps // 4) == 0:
+                kls.append(judge(as_floats(model), base, prompts[:num_probes], chars)[1]["kl"])
+        policy = as_floats(model)
+        invented, figures = judge(policy, base, prompts, chars)
+        columns.append(judge_pairs(policy, base, heldout_pairs) | figures)
+        samples.append(invented)
+    for figures in columns:
+        figures["kl_least"] = least_kl(figures["preferred_rate"], columns[0]["preferred_rate"])
     print(f"\nKL along the training with beta {betas[1]}, of {num_probes} completions:")
     for i, kl in enumerate(kls, 1):
         print(f"{i * dpo_steps // 4:4d} steps{kl:8.3f}  {'*' * round(30 * kl)}")
-    titles = [f"beta {beta}" for beta in betas]
-    show_figures(titles, policies)
-    show_names(["base", *titles], *samples)
-    rows = result_rows(len(pairs), base_judged, kls, policies)
+    titles = ["base", *(f"beta {beta}" for beta in betas)]
+    show_figures(titles, columns)
+    show_names(titles, *samples)
+    rows = result_rows(losses[betas[1]], kls, *columns)
     print_results([*rows, ("runtime_seconds", time.perf_counter() - started, "< 420")])
 
 

@@ -304,7 +304,7 @@ def kl_divergence(probs, ref_probs):
     """KL(p || q) = sum p log(p / q) in nats, summed over the positions of one completion.
 
     probs and ref_probs: [positions][vocab_size]. The mean of this over completions that the model
-    wrote is KL(model || reference) of whole completions, by the chain rule of relative entropy.
+    wrote estimates KL(model || reference) of whole ones, by the chain rule of relative entropy.
     """
     total = 0.0
     for p, q in zip(probs, ref_probs, strict=True):

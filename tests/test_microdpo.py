@@ -49,8 +49,9 @@ def test_kl_grows_along_training(run):
     assert [steps for steps, _, _ in bars] == [75, 150, 225, 300]
     assert bars[1][1] == pytest.approx(m["kl_halfway"], abs=1e-3)
     assert bars[0][1] + 0.1 < bars[1][1]
-    assert m["kl_halfway"] + 0.1 < m["kl"]
-    assert meets(m["kl"], run.criteria["kl"])
+    assert m["kl_halfway"] + 0.1 < bars[-1][1]
+    assert meets(m["kl_halfway"], run.criteria["kl_halfway"])
+    assert m["kl"] > 1.2 * m["kl_least"] > 0.3
     assert [len(stars) for _, _, stars in bars] == [round(30 * kl) for _, kl, _ in bars]
 
 
@@ -63,23 +64,25 @@ def test_more_beta_less_kl(run):
 
 def test_output_shows_the_betas_side_by_side(run):
     lines = run.stdout.splitlines()
-    header = next(i for i, line in enumerate(lines) if line.split()[:2] == ["beta", "0.1"])
-    assert lines[header].split() == "beta 0.1 beta 0.5 beta 2.0".split()
+    header = next(i for i, line in enumerate(lines) if line.split()[1:3] == ["beta", "0.1"])
+    assert lines[header].split() == "base beta 0.1 beta 0.5 beta 2.0".split()
     table = {}
     for line in itertools.takewhile(bool, lines[header + 1 :]):
         key, *values = line.split()
         table[key] = [float(value) for value in values]
-    assert all(len(values) == 3 for values in table.values())
-    for key, (_, middle, _) in table.items():
+    assert all(len(values) == 4 for values in table.values())
+    for key, (base, _, middle, _) in table.items():
         assert middle == pytest.approx(run.metrics[key], abs=6e-4)
-    low, middle, high = table["kl"]
+        assert base == pytest.approx(run.metrics.get(f"base_{key}", 0), abs=6e-4)
+    _, low, _, high = table["kl"]
     assert (low, high) == pytest.approx(
         (run.metrics["kl_low_beta"], run.metrics["kl_high_beta"]), abs=6e-4
     )
-    assert table["rejected_log_ratio"] == sorted(table["rejected_log_ratio"])
-    low, middle, high = table["chosen_log_ratio"]
+    assert all(kl >= least for kl, least in zip(table["kl"], table["kl_least"]))
+    ratios = table["rejected_log_ratio"]
+    assert ratios == [0, *sorted(ratios[1:])]
+    _, low, middle, high = table["chosen_log_ratio"]
     assert low < 0 < min(middle, high)  # the known side effect, where the leash is long
-    assert len(set(table["dpo_loss_first"])) == 1
     names = next(i for i, line in enumerate(lines) if line.startswith("base   "))
     assert all(len({word[0] for word in line.split()}) == 1 for line in lines[names + 1 :][:8])
     assert "300 pairs to train on, 300 held out" in run.stdout
@@ -110,8 +113,7 @@ def pair_of(script, chosen="milena", rejected="max"):
 
 
 def loss_of(script, policy, reference, pair, beta):
-    refs = [script.log_prob(reference, tokens) for tokens in pair]
-    return script.dpo_loss(*script.log_ratios(policy, pair, refs), beta)
+    return script.dpo_loss(*script.log_ratios(policy, reference, pair), beta)
 
 
 def true_sigmoid(x):
@@ -177,10 +179,10 @@ def test_log_ratios(script):
     policy, reference = float_models(script)
     pair = pair_of(script)
     refs = [script.log_prob(reference, tokens) for tokens in pair]
-    found = script.log_ratios(policy, pair, refs)
+    found = script.log_ratios(policy, reference, pair)
     assert found == [script.log_prob(policy, tokens) - ref for tokens, ref in zip(pair, refs)]
     assert min(map(abs, found)) > 0.01
-    assert script.log_ratios(reference, pair, refs) == [0.0, 0.0]
+    assert script.log_ratios(reference, reference, pair) == [0.0, 0.0]
 
 
 def test_a_policy_equal_to_the_reference_loses_log_2(script):
@@ -265,7 +267,8 @@ def few_pairs(script):
 def test_training_leaves_the_reference_as_it_is_bit_for_bit(script):
     reference, start = (float_models(script, count=1)[0] for _ in range(2))
     policy = as_values(script, reference)
-    losses = list(itertools.islice(script.train_dpo(policy, reference, few_pairs(script), 0.5), 5))
+    losses = list(script.train_dpo(policy, reference, few_pairs(script) * 3, 0.5))
+    assert len(losses) == 6
     assert reference == start
     assert losses[0] == pytest.approx(math.log(2), abs=1e-12)
     assert losses[-1] < math.log(2) - 0.05
@@ -281,17 +284,16 @@ def test_the_loss_is_of_policy_against_reference(script):
     assert next(training) == pytest.approx(loss_of(script, policy, reference, pairs[0], 0.5))
 
 
-def test_steps_of_training_are_adam_on_one_pair_after_the_other(script, monkeypatch):
-    """Against a loop of the test's own, beyond the number of pairs; the rate stays."""
-    monkeypatch.setattr(script, "dpo_steps", 4)
+def test_steps_of_training_are_adam_on_one_pair_after_the_other(script):
+    """Against a loop of the test's own; the rate stays."""
     policy, reference = float_models(script)
-    pairs, values = few_pairs(script), as_values(script, policy)
+    pairs, values = few_pairs(script) * 2, as_values(script, policy)
     losses = list(script.train_dpo(values, reference, pairs, 0.5))
     mine = as_values(script, policy)
     params = [p for matrix in mine.values() for row in matrix for p in row]
     m, v, expected = [0.0] * len(params), [0.0] * len(params), []
     for step in range(4):
-        loss = loss_of(script, mine, reference, pairs[step % 2], 0.5)
+        loss = loss_of(script, mine, reference, pairs[step], 0.5)
         loss.backward()
         script.adam_step(params, m, v, step + 1, script.dpo_learning_rate)
         expected.append(loss.data)
@@ -300,16 +302,14 @@ def test_steps_of_training_are_adam_on_one_pair_after_the_other(script, monkeypa
         assert [script.floats(r) for r in values[key]] == [script.floats(r) for r in rows]
 
 
-def test_training_raises_the_margin_and_more_so_for_a_small_beta(script, monkeypatch):
-    monkeypatch.setattr(script, "dpo_steps", 60)
+def test_training_raises_the_margin_and_more_so_for_a_small_beta(script):
     (reference,) = float_models(script, count=1)
     pair, margins = pair_of(script), []
-    refs = [script.log_prob(reference, tokens) for tokens in pair]
     for beta in (0.1, 2.0):
         policy = as_values(script, reference)
-        losses = list(script.train_dpo(policy, reference, [pair], beta))
+        losses = list(script.train_dpo(policy, reference, [pair] * 60, beta))
         assert losses[-1] < losses[len(losses) // 2] < losses[0]
-        c, r = (ratio.data for ratio in script.log_ratios(policy, pair, refs))
+        c, r = (ratio.data for ratio in script.log_ratios(policy, reference, pair))
         margins.append(c - r)
     assert margins[0] > margins[1] + 1 > 1
 
@@ -326,11 +326,33 @@ def test_judge_pairs_by_hand(script, monkeypatch):
     )
     assert script.judge_pairs("policy", "base", pairs) == {
         "pair_accuracy": 0.75,  # a margin of 0 is not ahead
-        "base_ranking_accuracy": 0.25,
         "ranking_accuracy": 0.5,
         "chosen_log_ratio": (1.0 - 1.0 + 3.0 + 0.0) / 4,
         "rejected_log_ratio": (-2.0 - 1.0 + 1.0 - 0.5) / 4,
     }
+    assert script.judge_pairs("base", "base", pairs) == {
+        "pair_accuracy": 0.0,
+        "ranking_accuracy": 0.25,
+        "chosen_log_ratio": 0.0,
+        "rejected_log_ratio": 0.0,
+    }
+
+
+def test_least_kl_is_that_of_the_reference_tilted_by_the_rule(script):
+    """Eq. 4 with the rule as reward, by enumeration; any other policy of that rate pays more."""
+    rng = random.Random(4)
+    ref = [rng.random() for _ in range(10)]
+    ref = [p / math.fsum(ref) for p in ref]
+    pi = [p * math.exp(2.0 * (i < 3)) for i, p in enumerate(ref)]
+    pi = [p / math.fsum(pi) for p in pi]
+    least = script.least_kl(math.fsum(pi[:3]), math.fsum(ref[:3]))
+    kl = math.fsum(p * math.log(p / q) for p, q in zip(pi, ref))
+    assert kl > 0.1
+    assert least == pytest.approx(kl, rel=1e-12)
+    other = [pi[1], pi[2], pi[0], *pi[3:]]
+    assert math.fsum(p * math.log(p / q) for p, q in zip(other, ref)) > least + 1e-3
+    assert script.least_kl(0.3, 0.3) == 0
+    assert script.least_kl(1.0, 0.25) == pytest.approx(math.log(4))
 
 
 def test_figures_and_names_stand_side_by_side(script, capsys):
@@ -349,14 +371,16 @@ def test_figures_and_names_stand_side_by_side(script, capsys):
 
 def test_result_rows(script):
     base = {"preferred_rate": 0.25, "kl": 0.0}
-    low, dpo, high = ({"preferred_rate": 0.5, "kl": kl} for kl in (2.0, 1.0, 0.5))
-    rows = script.result_rows(9, base, [0.3, 0.6, 0.8, 0.9], [low, dpo, high])
+    columns = ({"preferred_rate": 0.5, "kl": kl} for kl in (2.0, 1.0, 0.5))
+    rows = script.result_rows([0.75] * 10 + [0.25] * 50, [0.3, 0.6, 0.8, 0.9], base, *columns)
     assert rows == [
-        ("training_pairs", 9, ""),
+        ("training_pairs", 60, ""),
+        ("dpo_loss_first", 0.75, "== 0.6931"),
+        ("dpo_loss_last_50", 0.25, "< 0.35"),
         ("base_preferred_rate", 0.25, ""),
         ("preferred_rate", 0.5, "> 0.3500"),
-        ("kl", 1.0, "> 0.7000"),
-        ("kl_halfway", 0.6, ""),
+        ("kl", 1.0, ""),
+        ("kl_halfway", 0.6, "< 0.8000"),
         ("kl_low_beta", 2.0, "> 1.2000"),
         ("kl_high_beta", 0.5, "< 0.8000"),
     ]
