@@ -58,11 +58,46 @@ def test_output_shows_neighbours_training_and_samples(run):
     assert "".join(line[0] for line in lines if re.match(r"[a-z]  [ .:=+*#%@-]+$", line)) == (
         "aeiouybcdfghjklmnpqrstvwxz"
     )
-    table = [line.split() for line in lines if re.match(r" +\d+ to +\d+ ", line)]
-    assert [row[0] for row in table] == [str(i) for i in range(1, 101, 10)]
-    assert float(table[0][3]) < float(table[-1][3])
-    for title in ("base", "with the KL penalty", "without it"):
-        assert sum(line.startswith(title) and len(line) > 50 for line in lines) == 1
+    table = [line.split() for line in lines if re.match(r" +\d+/100 ", line)]
+    assert [row[0] for row in table] == 2 * [f"{10 * i}/100" for i in range(1, 11)]
+    for start in (0, 10):  # with the penalty, without it
+        assert float(table[start][1]) < float(table[start + 9][1])
+    assert float(table[0][2]) == pytest.approx(run.metrics["kl_first_10_steps"], abs=0.006)
+    assert float(table[9][2]) == pytest.approx(run.metrics["kl_last_10_steps"], abs=0.006)
+    first = lines.index("base        PPO         no penalty") + 1
+    assert all(
+        re.fullmatch(r"([a-zAEIOUY]+ +){2}[a-zAEIOUY]+", x) for x in lines[first : first + 8]
+    )
+
+
+def test_kl_is_above_what_the_rates_ask_for(run):
+    """Of names with the rule and without it alone, by the definition."""
+    m = run.metrics
+    p, q = m["preferred_rate"], m["base_preferred_rate"]
+    least = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    assert m["kl_least"] == pytest.approx(least, abs=1e-3)
+    assert m["kl"] > m["kl_least"]
+
+
+def test_drawing_tells_who_takes_turns(script, capsys):
+    """A round trip: what one direction gains and the other loses is not seen."""
+    weights = reward_model(script)
+    for row in weights["hidden"]:
+        row[:] = [0.0] * len(row)
+    weights["embed"] = [[1.0 if c in "aeiouy" else -1.0] + [0.0] * 7 for c in CHARS] + [[0.0] * 8]
+    weights["hidden"][0][0], weights["hidden"][0][8] = 1.0, -1.0  # tanh(first - second)
+    weights["hidden"][1][0], weights["hidden"][1][8] = 1.0, 1.0  # tanh(first + second)
+    weights["out"] = [[5.0, -1.0] + [0.0] * 14]
+    script.draw_turns(weights, CHARS)
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head == "   " + " ".join("aeiouybcdfghjklmnpqrstvwxz")
+    assert [row[0] for row in rows] == list("aeiouybcdfghjklmnpqrstvwxz")
+    cells = [row[3:].ljust(52)[::2] for row in rows]
+    # The first unit, 5 one way and -5 back, cancels: VV -2 tanh 2, VC and CV 0, CC 2 tanh 2.
+    assert cells[0] == " " * 6 + cells[0][6] * 20
+    assert cells[6] == cells[0][6] * 6 + cells[6][6] * 20
+    assert len({" ", cells[0][6], cells[6][6]}) == 3
+    assert all(cells[i][j] == cells[j][i] for i in range(26) for j in range(26))
 
 
 def reward_model(script, seed=3):
@@ -70,6 +105,10 @@ def reward_model(script, seed=3):
     random.seed(seed)
     weights = script.init_reward_model(27)
     return {name: [[1.5 * w for w in row] for row in rows] for name, rows in weights.items()}
+
+
+def zeros_like(weights):
+    return {name: [[0.0] * len(row) for row in rows] for name, rows in weights.items()}
 
 
 def slopes(weights, f, places):
@@ -106,7 +145,7 @@ def test_score_written_out(script):
 def test_score_gradient_equals_finite_differences(script):
     weights = reward_model(script)
     tokens = script.encode("anna", CHARS)  # letters and a pair of neighbours more than once
-    grads = script.zeros_like(weights)
+    grads = zeros_like(weights)
     script.add_score_gradient(weights, tokens, -0.7, grads)
     places = places_of(weights)
     expected = list(slopes(weights, lambda: -0.7 * script.score(weights, tokens), places))
@@ -175,14 +214,14 @@ def test_frozen_reward_has_mean_0_and_deviation_1(script):
 def test_value_is_linear_and_its_step_is_the_gradient(script):
     random.seed(4)
     values = [[random.gauss(0, 1) for _ in range(27)] for _ in range(8)]
-    assert script.value(values, [26, 3, 3]) == pytest.approx(
+    assert script.expected_reward(values, [26, 3, 3]) == pytest.approx(
         values[0][26] + values[1][3] + values[2][3]
     )
     tokens = [26, 3, 26]  # one prefix: [26, 3]
     weights = {"v": [row[:] for row in values]}
 
     def loss():
-        return 0.5 * (0.8 - script.value(weights["v"], [26, 3])) ** 2
+        return 0.5 * (0.8 - script.expected_reward(weights["v"], [26, 3])) ** 2
 
     places = places_of(weights)
     expected = list(slopes(weights, loss, places))
@@ -199,7 +238,9 @@ def test_value_steps_lower_the_squared_error(script):
 
     def error():
         found = [
-            (len(n) - script.value(values, n[:t])) ** 2 for n in names for t in range(2, len(n))
+            (len(n) - script.expected_reward(values, n[:t])) ** 2
+            for n in names
+            for t in range(2, len(n))
         ]
         return math.fsum(found)
 
@@ -478,7 +519,7 @@ def test_values_are_taught_the_rewards_after_the_advantages(script, monkeypatch)
     for step in found:
         for e in step["batch"]:
             t = len(e["tokens"]) - 1
-            expected = e["reward"] - script.value(replayed, e["tokens"][:t])
+            expected = e["reward"] - script.expected_reward(replayed, e["tokens"][:t])
             assert e["advantages"][-1] == pytest.approx(expected, abs=1e-12)
         for e in step["batch"]:
             script.value_step(replayed, e["tokens"], e["reward"])
@@ -492,14 +533,13 @@ def test_the_loop_never_asks_the_rule(script):
         assert "vowels" not in source
 
 
-def test_sgd_step_and_zeros(script):
+def test_sgd_step(script):
     weights = {"a": [[1.0, 2.0]], "b": [[3.0], [4.0]]}
-    grads = script.zeros_like(weights)
-    assert grads == {"a": [[0.0, 0.0]], "b": [[0.0], [0.0]]}
+    grads = zeros_like(weights)
     grads["a"][0][1], grads["b"][1][0] = 10.0, -1.0
     script.sgd_step(weights, grads, 0.1)
     assert weights == {"a": [[1.0, 1.0]], "b": [[3.0], [4.1]]}
-    assert grads == script.zeros_like(weights)
+    assert grads == zeros_like(weights)
 
 
 def test_explained_share(script):
