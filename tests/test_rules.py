@@ -167,6 +167,18 @@ FIRST_STEPS = {
             print(step["before"], step["after"], step["batch"][0])
         print(judge(as_floats(policy), base, [0, 3, 8], chars))
     """,
+    "microquant": """
+        names = load_names()
+        random.shuffle(names)
+        chars = sorted(set("".join(names)))
+        model = init_model(len(chars) + 1)
+        for loss in itertools.islice(train(model, names, chars), 5):
+            print(repr(loss))
+        model = {name: [floats(row) for row in matrix] for name, matrix in model.items()}
+        q = quantize_model(model, 4, zero_point, True)
+        print(q["rms"], q["all_bytes"], mean_loss(q["model"], [encode(names[0], chars)]))
+        print([sample(q["model"], chars) for _ in range(5)])
+    """,
 }
 
 

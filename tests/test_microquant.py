@@ -1,0 +1,389 @@
+import array
+import itertools
+import math
+import random
+import struct
+
+import float_gpt
+import pytest
+from harness import load, meets
+
+CRITERIA = {
+    "float_loss": "< 2.45",
+    "int8_loss_increase": "<= 0.1",
+    "int4_loss_increase": "<= 0.25",
+    "int8_channel_increase": "<= 0.1",
+    "channel_better": "== 9",
+    "channel_error_ratio": "< 1",
+    "max_error_steps": "<= 0.5",
+    "int8_weights_ratio": "== 4",
+    "int4_weights_ratio": "== 8",
+    "runtime_seconds": "< 360",
+}
+CHARS = list("abcdefghijklmnopqrstuvwxyz")
+PARAMS, MATRICES, ROWS = 4192, 9, 27 + 16 + 27 + 4 * 16 + 64 + 16
+ROUNDED = 0.5 + 1e-5  # half a step; a float32 scale is off by up to 6e-8 of itself, 127 times
+
+
+@pytest.mark.parametrize("metric", CRITERIA)
+def test_criterion(run, metric):
+    assert meets(run.metrics[metric], CRITERIA[metric])
+    assert run.criteria[metric] == CRITERIA[metric]
+
+
+def test_a_scale_for_each_row_loses_less_than_one_for_the_matrix_at_int4(run):
+    m = run.metrics
+    assert m["int4_channel_increase"] < m["int4_loss_increase"]
+    assert meets(m["int4_channel_increase"], run.criteria["int4_channel_increase"])
+
+
+def test_two_bits_for_the_matrix_are_too_few(run):
+    assert run.metrics["int2_loss_increase"] > 0.1
+
+
+def test_sizes_with_the_scales_are_those_of_the_formula(run):
+    m, n = run.metrics, 4 * PARAMS
+    assert m["int8_ratio"] == pytest.approx(n / (PARAMS + 4 * MATRICES), abs=1e-4)
+    assert m["int4_ratio"] == pytest.approx(n / (PARAMS / 2 + 4 * MATRICES), abs=1e-4)
+    assert m["int4_channel_ratio"] == pytest.approx(n / (PARAMS / 2 + 4 * ROWS), abs=1e-4)
+
+
+def table(run):
+    """{(bits, grid, unit): [bytes, all bytes, ratio, error, loss, increase]}"""
+    lines = [line.split() for line in run.stdout.splitlines() if line.endswith(" %")]
+    rows = {(int(w[0]), w[1], w[3]): list(map(float, w[4:10])) for w in lines}
+    assert len(rows) == 12
+    return rows
+
+
+def test_table_agrees_with_itself(run):
+    for (bits, grid, unit), (size, whole, ratio, _, loss, increase) in table(run).items():
+        scales = {"matrix": MATRICES, "row": ROWS}[unit]
+        assert size == PARAMS * bits / 8
+        at_least = size + 4 * scales
+        assert whole == at_least if grid == "absmax" else at_least < whole <= at_least + scales
+        assert ratio == pytest.approx(4 * PARAMS / whole, abs=0.006)
+        expected = 100 * (loss / run.metrics["float_loss"] - 1)
+        assert increase == pytest.approx(expected, abs=0.01)
+
+
+def test_at_two_bits_rows_gain_far_more_than_noise(run):
+    increases = {key: row[5] for key, row in table(run).items()}
+    for grid in ("absmax", "zero_point"):
+        assert increases[2, grid, "row"] < increases[2, grid, "matrix"] / 2
+
+
+def test_errors_fall_with_bits_with_rows_and_with_all_integers_in_use(run):
+    errors = {key: row[3] for key, row in table(run).items()}
+    for bits, grid, unit in errors:
+        assert errors[bits, grid, "row"] <= errors[bits, grid, "matrix"] * 0.9 or unit == "row"
+        assert errors[bits, "zero_point", unit] <= errors[bits, "absmax", unit]
+        assert bits == 8 or errors[bits, grid, unit] > 4 * errors[2 * bits, grid, unit]
+
+
+def test_on_int8_the_four_ways_are_within_noise(run):
+    losses = [row[4] for (bits, _, _), row in table(run).items() if bits == 8]
+    assert max(losses) - min(losses) < 0.002  # nats, where INT4's differ by three times as much
+
+
+def test_output_shows_the_distribution_the_rows_and_the_samples(run):
+    lines = run.stdout.splitlines()
+    bars = [line for line in lines if " to " in line[:6] and "|" in line]
+    assert len(bars) == 10
+    shares = [list(map(float, bar[8:].split("|")[0].split())) for bar in bars]
+    for column in zip(*shares):
+        assert math.fsum(column) == pytest.approx(100, abs=0.5)
+    for found, normal in shares:
+        assert abs(found - normal) < 3  # roughly normal
+    start = next(i for i, line in enumerate(lines) if line.startswith("all |"))
+    assert lines[start].count("|") == 15  # INT4's points: -7 to 7
+    steps = [float(line.split()[-1]) for line in lines[start : start + 17]]
+    assert max(steps[1:]) == steps[0] > 1.3 * sorted(steps)[8]  # one row sets the step of them all
+    ints, packed = lines[start + 17].removeprefix("Row 0, on its own scale: ").split("; in bytes: ")
+    nibbles = [int(q) % 16 for q in ints.split(", ")]
+    assert bytes.fromhex(packed) == bytes(a + 16 * b for a, b in zip(nibbles[::2], nibbles[1::2]))
+    assert len(nibbles) == 16
+    start = lines.index("Samples at temperature 0.5, all from the same random numbers:")
+    samples = [line.split() for line in lines[start + 1 : start + 5]]
+    assert [names[0] for names in samples] == ["float32", "INT8", "INT4", "INT2"]
+    assert samples[0][1:5] == samples[1][1:5]
+    assert samples[0] != samples[3]
+
+
+def awkward_groups():
+    """Weights of all kinds: skewed, constant, zero, alone, with an outlier, tiny and huge."""
+    rng = random.Random(1)
+    groups = [[0.0], [0.0] * 5, [0.3] * 4, [-0.3] * 4, [2.5], [-1e-30, 1e-30], [3e30, -1e30]]
+    groups += [[0.0, 1.0], [0.0, -1.0], [-0.0, 0.0], [1.0, 1.0 + 1e-9], [100.0] + [0.01] * 9]
+    groups += [[k / 2 for k in range(-15, 16)], [k / 2 for k in range(-16, 1)]]  # ties
+    for _ in range(150):
+        low = rng.uniform(-3, 3)
+        high = low + 10 ** rng.uniform(-4, 2)
+        groups.append([rng.uniform(low, high) for _ in range(rng.randrange(1, 20))])
+        groups.append([rng.gauss(low, 1) for _ in range(rng.randrange(1, 20))])
+    return groups
+
+
+each_grid = pytest.mark.parametrize("grid", ["absmax", "zero_point"])
+each_precision = pytest.mark.parametrize("bits", [8, 4, 2])
+
+
+@each_grid
+@each_precision
+def test_no_weight_moves_by_more_than_half_a_step(script, grid, bits):
+    for weights in awkward_groups():
+        scale, zero = getattr(script, grid)(weights, bits)
+        ints = script.quantize(weights, scale, zero, bits)
+        assert all(type(q) is int and -(2 ** (bits - 1)) <= q < 2 ** (bits - 1) for q in ints)
+        for w, back in zip(weights, script.dequantize(ints, scale, zero), strict=True):
+            assert abs(back - w) <= ROUNDED * scale, (weights, scale, zero)
+
+
+@each_grid
+@each_precision
+def test_quantize_finds_the_nearest_point_of_the_grid(script, grid, bits):
+    """Against a search through all integers of so many bits."""
+    for weights in awkward_groups()[:80]:
+        scale, zero = getattr(script, grid)(weights, bits)
+        points = [(q - zero) * scale for q in range(-(2 ** (bits - 1)), 2 ** (bits - 1))]
+        for w, q in zip(weights, script.quantize(weights, scale, zero, bits)):
+            nearest = min(abs(point - w) for point in points)
+            assert abs((q - zero) * scale - w) <= nearest + 1e-9 * scale * 2**bits
+
+
+def test_quantize_stays_in_range(script):
+    assert script.quantize([9.0, -9.0, 7.4, -8.4], 1.0, 0, 4) == [7, -8, 7, -8]
+    assert script.quantize([1.6, -1.6, 0.4], 1.0, 0, 8) == [2, -2, 0]  # to the nearest, not to 0
+    assert script.quantize([1.0, 2.0], 0.5, -3, 4) == [-1, 1]
+    assert script.dequantize([-1, 1], 0.5, -3) == [1.0, 2.0]
+
+
+def test_absmax_of_a_published_example(script):
+    """Belkada & Dettmers (2022), A Gentle Introduction to 8-bit Matrix Multiplication."""
+    weights = [1.2, -0.5, -4.3, 1.2, -3.1, 0.8, 2.4, 5.4]
+    scale, zero = script.absmax(weights, 8)
+    assert zero == 0
+    assert 1 / scale == pytest.approx(23.5, abs=0.05)
+    assert script.quantize(weights, scale, zero, 8) == [28, -12, -101, 28, -73, 19, 56, 127]
+
+
+def test_absmax_in_closed_form(script):
+    assert script.absmax([-3.5, 1.0], 4) == (0.5, 0)
+    assert script.quantize([-3.5, 1.0, 0.3, -0.8], 0.5, 0, 4) == [-7, 2, 1, -2]
+    assert script.absmax([-3.5, 1.0], 2) == (3.5, 0)
+    assert script.absmax([0.0, 0.0], 4) == (1.0, 0)
+
+
+def test_zero_point_in_closed_form(script):
+    scale, zero = script.zero_point([-1.0, 0.0, 0.6, 2.0], 4)
+    assert (scale, zero) == (pytest.approx(0.2), -3)  # 5 steps of 0.2 below 0.0, 10 above it
+    assert script.quantize([-1.0, 0.0, 0.6, 2.0], scale, zero, 4) == [-8, -3, 0, 7]
+    assert script.zero_point([0.5, 7.5], 4) == (0.5, -8)  # from 0.0, not from 0.5
+    assert script.zero_point([-7.5, -0.5], 4) == (0.5, 7)
+    assert script.zero_point([0.0], 4) == (1.0, -8)
+    assert script.zero_point([255.0], 8) == (1.0, -128)
+    assert script.zero_point([-85.0, 170.0], 8) == (1.0, -43)
+
+
+@each_precision
+def test_zero_stands_for_zero_and_has_no_more_bits_than_a_weight(script, bits):
+    for weights, grid in itertools.product(awkward_groups(), ("absmax", "zero_point")):
+        scale, zero = getattr(script, grid)(weights, bits)
+        assert -(2 ** (bits - 1)) <= zero < 2 ** (bits - 1)
+        assert script.dequantize(script.quantize([0.0, -0.0], scale, zero, bits), scale, zero) == [
+            0.0,
+            0.0,
+        ]
+        assert scale > 0
+
+
+def test_both_use_their_extreme_integers(script):
+    weights = [-0.7, 0.1, 1.3]
+    for bits in (8, 4, 2):
+        ints = script.quantize(weights, *script.absmax(weights, bits), bits)
+        assert max(ints) == 2 ** (bits - 1) - 1
+        assert min(ints) > -(2 ** (bits - 1))  # the one that absmax leaves unused
+        ints = script.quantize(weights, *script.zero_point(weights, bits), bits)
+        assert (min(ints), max(ints)) == (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+@each_grid
+def test_scales_are_those_that_will_be_read_back(script, grid):
+    for weights in awkward_groups():
+        scale, _ = getattr(script, grid)(weights, 4)
+        assert scale == array.array("f", [scale])[0]
+
+
+def test_as_float32(script):
+    for x in (0.1, -1 / 3, 1e-30, 3.0, 2.0**-149):
+        assert script.as_float32(x) == array.array("f", [x])[0]
+    assert script.as_float32(1 + 2.0**-30) == 1.0
+
+
+def test_int_range(script):
+    assert [script.int_range(bits) for bits in (8, 4, 2)] == [(-128, 127), (-8, 7), (-2, 1)]
+
+
+@each_precision
+def test_pack_gives_back_all_integers_at_all_lengths(script, bits):
+    every = list(range(-(2 ** (bits - 1)), 2 ** (bits - 1)))
+    assert script.unpack(script.pack(every, bits), bits, len(every)) == every
+    rng = random.Random(2)
+    for n in range(20):
+        ints = rng.choices(every, k=n)
+        packed = script.pack(ints, bits)
+        assert type(packed) is bytes
+        assert len(packed) == math.ceil(n * bits / 8)
+        assert script.unpack(packed, bits, n) == ints
+
+
+def test_pack_is_twos_complement_with_the_first_in_the_lowest_bits(script):
+    assert script.pack([1, 2, -1], 4) == bytes([0x21, 0x0F])
+    assert script.pack([-8, 7], 4) == bytes([0x78])
+    assert script.pack([0, 1, -2, -1], 2) == bytes([0b11_10_01_00])
+    ints = list(range(-128, 128))
+    assert script.pack(ints, 8) == struct.pack("<256b", *ints)
+    assert script.unpack(bytes([0xF8]), 4, 2) == [-8, -1]
+
+
+def reference(weights, bits, symmetric):
+    """Weights after rounding, from the formulas of docs/implementation.md, in float32 scales."""
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    if symmetric:
+        scale, zero = max(abs(min(weights)), abs(max(weights))) / high, 0
+    else:
+        scale = (max([*weights, 0.0]) - min([*weights, 0.0])) / (high - low)
+    scale = array.array("f", [scale])[0] or 1.0
+    if not symmetric:
+        zero = low + round(-min([*weights, 0.0]) / scale)
+    return [(max(low, min(high, zero + round(w / scale))) - zero) * scale for w in weights]
+
+
+def some_matrix(rows, columns, seed=3):
+    rng = random.Random(seed)
+    return [[rng.gauss(0.1 * i, 0.1 + i) for _ in range(columns)] for i in range(rows)]
+
+
+@each_grid
+@each_precision
+@pytest.mark.parametrize("per_row", [False, True])
+def test_restore_needs_only_the_bytes(script, grid, bits, per_row):
+    for rows, columns in ((3, 5), (1, 1), (4, 7), (5, 16)):
+        matrix = some_matrix(rows, columns)
+        parts = script.compress(matrix, bits, getattr(script, grid), per_row)
+        assert all(type(part) is bytes for part in parts)
+        num_scales = rows if per_row else 1
+        zero_bytes = math.ceil(num_scales * bits / 8) if grid == "zero_point" else 0
+        sizes = [math.ceil(rows * columns * bits / 8), 4 * num_scales]
+        assert [len(part) for part in parts[:2]] == sizes
+        assert len(parts[2]) in (0, zero_bytes)  # none where all are 0
+        restored, scales = script.restore(*parts, rows, columns, bits)
+        groups = matrix if per_row else [script.flat(matrix)]
+        expected = [reference(group, bits, grid == "absmax") for group in groups]
+        assert script.flat(restored) == pytest.approx(script.flat(expected), abs=1e-9)
+        assert [len(row) for row in restored] == [columns] * rows
+        assert scales == [
+            getattr(script, grid)(groups[i if per_row else 0], bits)[0] for i in range(rows)
+        ]
+
+
+def test_zeros_are_stored(script):
+    parts = script.compress([[1.0, 15.0], [-1.0, -15.0]], 4, script.zero_point, True)
+    assert parts[2] == bytes([0x78])  # -8 for the first row, 7 for the second
+    assert script.restore(*parts, 2, 2, 4)[0] == [[1.0, 15.0], [-1.0, -15.0]]
+
+
+def small_model(script, seed=3, spread=4):
+    """A float model with larger weights than at the start, so that every part matters."""
+    random.seed(seed)
+    model = script.init_model(27)
+    return {k: [[spread * p.data for p in row] for row in m] for k, m in model.items()}
+
+
+@each_grid
+def test_quantize_model_measures_what_it_did(script, grid):
+    model = small_model(script)
+    for bits, per_row in itertools.product((8, 4), (False, True)):
+        found = script.quantize_model(model, bits, getattr(script, grid), per_row)
+        assert list(found["model"]) == list(model)
+        worst = 0.0
+        for name, matrix in model.items():
+            groups = matrix if per_row else [sum(matrix, [])]
+            expected = sum([reference(g, bits, grid == "absmax") for g in groups], [])
+            assert sum(found["model"][name], []) == pytest.approx(expected, abs=1e-12)
+            squares = [(a - b) ** 2 for a, b in zip(sum(matrix, []), expected)]
+            rms = math.sqrt(math.fsum(squares) / len(squares))
+            assert found["rms"][name] == pytest.approx(rms)
+            for group in groups:
+                scale = getattr(script, grid)(group, bits)[0]
+                back = reference(group, bits, grid == "absmax")
+                worst = max(worst, *(abs(a - b) / scale for a, b in zip(group, back)))
+        assert len(found["steps"]) == PARAMS
+        assert max(found["steps"]) == pytest.approx(worst)
+        assert 0.4 < worst <= ROUNDED
+        num_scales = ROWS if per_row else MATRICES
+        assert found["weight_bytes"] == PARAMS * bits / 8
+        extra = found["all_bytes"] - found["weight_bytes"] - 4 * num_scales
+        assert extra == 0 if grid == "absmax" else 0 < extra <= num_scales
+
+
+def test_errors_up_and_down_both_count(script):
+    """A matrix whose largest error is downwards: 0.45 of a step, the others' are smaller."""
+    found = script.quantize_model({"w": [[7.0, 2.45, 3.1]]}, 4, script.absmax, False)
+    assert max(found["steps"]) == pytest.approx(0.45)
+    assert found["rms"]["w"] == pytest.approx(math.sqrt((0.45**2 + 0.1**2) / 3))
+
+
+def test_loss_of_the_restored_model_equals_the_hand_written_one(script):
+    model = small_model(script)
+    names = [script.encode(name, CHARS) for name in ("anna", "z", "bartholomewjames")]
+    for bits in (8, 4, 2):
+        restored = script.quantize_model(model, bits, script.absmax, True)["model"]
+        expected = [float_gpt.loss_and_grads(restored, tokens)[0] for tokens in names]
+        loss = script.mean_loss(restored, names)
+        assert loss == pytest.approx(math.fsum(expected) / 3, abs=1e-12)
+        assert loss != script.mean_loss(model, names)
+
+
+def test_more_bits_less_change_of_the_logits(script):
+    model, changes = small_model(script), []
+    logits = script.gpt(model, 3, 0, {})
+    for bits in (2, 4, 8):
+        restored = script.quantize_model(model, bits, script.zero_point, True)["model"]
+        off = [abs(a - b) for a, b in zip(logits, script.gpt(restored, 3, 0, {}))]
+        changes.append(script.mean(off))
+    assert changes[0] > 2 * changes[1] > 10 * changes[2] > 0
+
+
+def test_shared_model_is_that_of_microgpt(script):
+    """Its gradients, its sampling and its training are tested there."""
+    gpt = load("microgpt")
+    model, tokens = small_model(script), script.encode("isabella", CHARS)
+    assert script.name_loss(model, tokens, {}) == gpt.name_loss(model, tokens, {})
+    drawn = []
+    for module in (script, gpt):
+        random.seed(4)
+        drawn.append([module.sample(model, CHARS) for _ in range(10)])
+        state = {k: [[module.Value(p) for p in row] for row in m] for k, m in model.items()}
+        drawn[-1] += itertools.islice(module.train(state, ["ann", "bo"], CHARS), 3)
+    assert drawn[0] == drawn[1]
+
+
+def test_flat_and_root_mean_square(script):
+    assert script.flat([[1.0, 2.0], [3.0]]) == [1.0, 2.0, 3.0]
+    assert script.root_mean_square([3.0, -4.0]) == pytest.approx(math.sqrt(12.5))
+
+
+def test_draw_histogram(script, capsys):
+    script.draw_histogram({"w": [[1.0, -1.0], [1.0, -1.0]], "v": [[100.0, -100.0]]})
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert lines[4] == f"-1 to  0  50.0  34.1 |{'#' * 75}"  # at -1.0 of its own standard deviation
+    assert lines[6] == f" 1 to  2  50.0  13.6 |{'#' * 75}"
+    assert lines[5] == " 0 to  1   0.0  34.1 |"
+
+
+def test_draw_rows(script, capsys):
+    script.draw_rows([[-1.0, 0.0, 1.0], [0.5, 0.0, 0.0]], 2, half=4)
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert lines[:3] == ["all |   |   | 1.0000", "  0 o   o   o 1.0000", "  1     o o   0.5000"]
+    assert lines[3:] == ["Row 0, on its own scale: -1, 0, 1; in bytes: 13"]
