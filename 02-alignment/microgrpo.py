@@ -1,7 +1,7 @@
 """Compare an answer with its siblings, and the value function is not needed.
 
-After Shao et al. (2024, DeepSeekMath); the reward is a rule that is checked, as in DeepSeek-R1
-(2025), and as in "Dr. GRPO" (Liu et al. 2025) nothing is divided by deviations or lengths.
+After Shao et al. (2024, DeepSeekMath), without the two divisions that "Dr. GRPO" (Liu et al. 2025)
+takes out. The reward is computed by a rule, not by a learned model, as in DeepSeek-R1 (2025).
 Model, recipe and engine are those of microgpt, after Andrej Karpathy (2026), at half the width.
 """
 
@@ -20,12 +20,12 @@ n_embd, n_head, n_layer = 8, 2, 1  # numbers per token; heads that split them; l
 block_size = 8  # the longest context: a boundary and 7 letters; longer names are left out
 num_steps = 1000  # one name each, for the base model
 learning_rate, beta1, beta2, eps_adam = 0.01, 0.85, 0.99, 1e-8
-num_pair_names = 4000  # whose first letters are the prompts of training
+num_pair_names = 4000  # a pool: training takes its prompts, first letters, from here
 num_prompts = 1000  # from names held out, to judge a model by: one completion of each
 vowels, min_letters = "aeiouy", 4  # what the preference speaks of
-group_size, step_prompts, grpo_steps = 8, 4, 40  # DeepSeekMath: groups of 64
-inner_epochs = 2  # updates from the same answers; the first cannot be clipped, the second can
-clip_eps, kl_coef = 0.2, 0.1  # of a probability ratio; reward lost per nat away from the base
+group_size, step_prompts, grpo_steps, inner_epochs = 8, 4, 40, 2  # DeepSeekMath: groups of 64
+clip_eps, kl_coef = 0.2, 0.1  # of a probability ratio; loss per nat away from the base
+num_probes = 30  # prompts to measure the gradient's variance by, a group of answers each
 
 NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
 NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
@@ -316,11 +316,10 @@ def train(state_dict, names, chars):
 def advantages(rewards):
     """A_i = r_i - mean(r): how much better an answer is than its siblings.
 
-    To take off what is to be expected leaves the mean gradient what it is; it scatters less. PPO
-    asks a second network what to expect, the value function. Here the siblings tell; where prompts
-    are as alike as letters, answers to others can, too. That the mean holds r_i itself only scales:
-    A_i = (1 - 1/G) (r_i - mean of the rest). DeepSeekMath also divides by the standard deviation
-    of r: then groups nearly all right or nearly all wrong weigh more.
+    Subtracting a baseline b that does not depend on the answer leaves the expected gradient as it
+    is, since E[b grad log pi] = b grad (sum of pi) = 0, and usually lowers its variance. PPO trains
+    a value function for b. That r_i is in its own mean only scales: A_i = (1 - 1/G) (r_i - mean of
+    the rest). DeepSeekMath also divides by the standard deviation of r: lopsided groups weigh more.
     """
     baseline = mean(rewards)
     return [r - baseline for r in rewards]
@@ -330,8 +329,8 @@ def sample_group(policy, reference, prompt, chars):
     """A prompt's group_size rewards, and answers: [(tokens, advantage, old_probs, ref_probs)]."""
     group = [complete(policy, prompt) for _ in range(group_size)]
     rewards = [float(is_preferred(tokens, chars)) for tokens in group]  # asks the rule, no model
-    probs = [[token_probs(model, tokens) for tokens in group] for model in (policy, reference)]
-    return rewards, list(zip(group, advantages(rewards), *probs))
+    old_probs, ref_probs = ([token_probs(m, t) for t in group] for m in (policy, reference))
+    return rewards, list(zip(group, advantages(rewards), old_probs, ref_probs))
 
 
 def clipped_objective(ratio, advantage):
@@ -349,45 +348,45 @@ def clipped_objective(ratio, advantage):
 def kl_estimate(prob, ref_prob):
     """u - log u - 1, u = ref / pi, of a token that pi drew (Shao et al. 2024, eq. 4).
 
-    Its mean over pi's tokens is KL(pi || ref), as E[u] = 1 and E[-log u] is the KL. -log u alone
-    would do, but may be negative; this cannot, as log u <= u - 1 (Schulman 2020). A catch: with
-    the tokens given, its gradient is (1 - u) grad log pi, on average that of KL(ref || pi).
+    Its mean over pi's tokens is KL(pi || ref), since E[u] = 1. -log u alone may be negative; this
+    cannot, as log u <= u - 1 (Schulman 2020). A catch: with the tokens given, its gradient is
+    (1 - u) grad log pi. If pi drew them (epoch 1), its mean is, per context, that of KL(ref || pi).
     """
     return (ref_prob / prob - 1.0) - (log(ref_prob) - log(prob))
 
 
 def answer_loss(policy, tokens, advantage, old_probs, ref_probs):
-    """Loss, KL estimate and number of clipped tokens of one answer."""
-    objective, kl, clipped = 0.0, 0.0, 0
+    """Loss of one answer, and how many of its tokens are clipped."""
+    loss, clipped = 0.0, 0
     for prob, old, ref in zip(token_probs(policy, tokens), old_probs, ref_probs, strict=True):
-        term = clipped_objective(prob / old, advantage)  # the same advantage for every token
-        objective, kl = objective + term, kl + kl_estimate(prob, ref)
-        clipped += not isinstance(term, Value)
-    # Sums. DeepSeekMath has means: the longer a wrong answer, the less its tokens are punished.
-    return kl_coef * kl - objective, kl.data, clipped
+        objective = clipped_objective(prob / old, advantage)  # the same advantage for every token
+        clipped += not isinstance(objective, Value)  # a float: the constant
+        loss = loss + kl_coef * kl_estimate(prob, ref) - objective  # RLHF's PPO: KL in the reward
+    # DeepSeekMath has means over the tokens: the longer a wrong answer, the less each is punished.
+    return loss, clipped
 
 
 def train_policy(policy, reference, prompts, chars):
     """GRPO in place (Shao et al. 2024, algorithm 1, with one reference throughout).
 
-    prompts: an iterator. Yields per step: rewards of each group; loss and KL estimate, means over
-    the answers when they were new; how many tokens, and how many the last update clipped.
+    Yields a dict per step. No loss: it would not fall, as advantages add up to 0 in every group.
     """
     params = [p for matrix in policy.values() for row in matrix for p in row]
     m, v = [0.0] * len(params), [0.0] * len(params)
     for step in range(grpo_steps):
         old = {key: [floats(row) for row in rows] for key, rows in policy.items()}
         groups = [sample_group(old, reference, next(prompts), chars) for _ in range(step_prompts)]
-        answers, found = [answer for _, group in groups for answer in group], []
-        n, tokens = len(answers), sum(len(old_probs) for _, _, old_probs, _ in answers)
+        answers = [answer for _, group in groups for answer in group]
         for update in range(step * inner_epochs, (step + 1) * inner_epochs):
+            clipped = 0  # none in the first epoch, where ratios are 1; few once updates get small
             for answer in answers:
-                loss, kl, clipped = answer_loss(policy, *answer)
-                (loss * (1 / n)).backward()  # the grads of all answers add up
-                found.append((loss.data, kl, clipped))
+                loss, count = answer_loss(policy, *answer)
+                (loss * (1 / len(answers))).backward()  # the grads of all answers add up
+                clipped += count
             adam_step(params, m, v, update + 1, learning_rate * (1 - step / grpo_steps))
-        losses, kls, clips = zip(*found)
-        yield [r for r, _ in groups], mean(losses[:n]), mean(kls[:n]), tokens, sum(clips[-n:])
+        kls = [math.fsum(map(kl_estimate, probs, ref)) for _, _, probs, ref in answers]
+        record = {"rewards": [r for r, _ in groups], "kl": mean(kls), "clipped": clipped}
+        yield record | {"tokens": sum(len(tokens) - 2 for tokens, *_ in answers)}
 
 
 # === INFERENCE: judge a model by what it writes, and its gradient by how much it scatters ===
@@ -415,28 +414,32 @@ def score(model, tokens):
 
 
 def gradient_variance(advs, scores):
-    """Of the vectors A * score: E|x|^2 - |E x|^2, the trace of their covariance, unbiased."""
+    """Of the vectors A * score, as if independent: the trace of their covariance."""
     center = [dot(advs, column) / len(advs) for column in zip(*scores)]
     squares = [a * a * dot(s, s) for a, s in zip(advs, scores)]
     return (mean(squares) - dot(center, center)) * len(advs) / (len(advs) - 1)
 
 
 def compare_baselines(model, prompts, chars):
-    """Gradient variance by what is taken off a reward: nothing, the batch's mean, the group's."""
+    """Gradient variance by what is taken off a reward: nothing, the batch's mean, the group's.
+
+    Of rewards 0 and 1 with a share p of ones, r^2 averages p, (r - b)^2 about p (1 - p): the more
+    answers are right, the more a baseline saves. If prompts were equally hard, the noise of a mean
+    of 7 siblings would cost about 1/7 more than the batch's. It does (group_to_batch_after): here
+    the first letter tells little. Groups pay if prompts differ in difficulty, or come one by one.
+    """
     groups = [sample_group(model, model, prompt, chars) for prompt in prompts]
     rewards = [r for group_rewards, _ in groups for r in group_rewards]
-    answers = [answer for _, group in groups for answer in group]
-    scores = [score(model, tokens) for tokens, *_ in answers]
-    fair = group_size / (group_size - 1)  # one mean gradient for all: only its scatter differs
-    kinds = {"none": rewards, "batch": advantages(rewards), "group": [fair * a[1] for a in answers]}
+    scores = [score(model, tokens) for _, group in groups for tokens, *_ in group]
+    siblings = [a / (1 - 1 / group_size) for r, _ in groups for a in advantages(r)]  # unshrunk
+    kinds = {"none": rewards, "batch": advantages(rewards), "group": siblings}  # 1 - 1/240 stays
     return {kind: gradient_variance(advs, scores) for kind, advs in kinds.items()}
 
 
 def summary(groups):
-    """Of groups of rewards: mean, mean variance within a group, share of those all alike."""
-    variances = [dot(a, a) / len(a) for a in map(advantages, groups)]
-    silent = [len(set(rewards)) == 1 for rewards in groups]  # all advantages 0: nothing is taught
-    return mean([mean(rewards) for rewards in groups]), mean(variances), mean(silent)
+    """Of groups of 0/1 rewards: mean, variance, share of silent ones: only the KL acts there."""
+    means = [mean(rewards) for rewards in groups]
+    return mean(means), mean([m * (1 - m) for m in means]), mean([m in (0, 1) for m in means])
 
 
 # === OUTPUT: progress, drawings, results ===
@@ -455,14 +458,11 @@ def mean(values):
     return math.fsum(values) / len(values)  # fsum rounds once, so alike on every Python
 
 
-def show_training(records, every=4):
-    """Print the means of every few steps of training, and a bar for the reward."""
-    print("\ngroups  variance  silent  clipped  KL estimate  reward")
-    for end in range(every, len(records) + 1, every):
-        groups, _, kls, tokens, clips = zip(*records[end - every : end])
-        reward, variance, silent = summary([rewards for step in groups for rewards in step])
-        line = f"{end * step_prompts:6}{variance:10.3f}{silent:8.2f}{sum(clips) / sum(tokens):9.3f}"
-        print(f"{line}{mean(kls):13.2f}{reward:8.2f} {'#' * round(40 * reward)}")
+def draw_step(step, record):
+    """Print a step's figures, and a bar for its reward."""
+    reward, _, silent = summary(record["rewards"])
+    line = f"{step:9}{silent:15.2f}{record['clipped'] / record['tokens']:16.3f}{record['kl']:11.2f}"
+    print(f"{line}{reward:13.2f} {'#' * round(40 * reward)}".rstrip())
 
 
 def print_results(rows):
@@ -481,29 +481,27 @@ def main():
     random.shuffle(names)
     chars = sorted(set("".join(names)))  # the boundary is one more token
     base_names, names = names[:num_steps], names[num_steps:]
-    pair_names, heldout = names[:num_pair_names], names[num_pair_names:]  # none of them twice
-    prompts = [chars.index(name[0]) for name in heldout[:num_prompts]]  # first letters
+    firsts = [chars.index(name[0]) for name in names]  # a prompt each
+    own_prompts, prompts = firsts[:num_pair_names], firsts[num_pair_names:][:num_prompts]
     model = init_model(len(chars) + 1)
-    losses = []
-    for loss in train(model, base_names, chars):
-        losses.append(loss)
-        show_progress(len(losses), num_steps, loss, started)
+    for step, loss in enumerate(train(model, base_names, chars), 1):
+        show_progress(step, num_steps, loss, started)
     base = {key: [floats(row) for row in rows] for key, rows in model.items()}
     base_samples, base_judged = judge(base, base, prompts, chars)
-    print(f"\nFrom here GRPO, {step_prompts} groups of {group_size} answers a step:")
-    own_prompts = [chars.index(name[0]) for name in pair_names]  # not those that judge
-    records, began = [], time.perf_counter()
-    for record in train_policy(model, base, itertools.cycle(own_prompts), chars):
+    print("\nGRPO step  silent groups  clipped tokens  KL (nats)  mean reward")
+    records = []
+    for record in train_policy(model, base, iter(own_prompts), chars):
         records.append(record)
-        show_progress(len(records), grpo_steps, record[1], began)
+        draw_step(len(records), record)
     policy = {key: [floats(row) for row in rows] for key, rows in model.items()}
     samples, judged = judge(policy, base, prompts, chars)
-    groups = [rewards for record in records for rewards in record[0]]
-    show_training(records)
-    print("\nbase    " + " ".join(f"{name:7}" for name in base_samples[:11]).rstrip())
-    print("policy  " + " ".join(f"{name:7}" for name in samples[:11]).rstrip())
-    untrained, trained = (compare_baselines(m, own_prompts[-30:], chars) for m in (base, policy))
-    first, last, tokens = summary(groups[:20]), summary(groups[-20:]), sum(r[3] for r in records)
+    capitals = str.maketrans(vowels, vowels.upper())  # for the eye
+    print("\nbase   " + "".join(f"{name:>8}" for name in base_samples[:11]).translate(capitals))
+    print("policy " + "".join(f"{name:>8}" for name in samples[:11]).translate(capitals))
+    before, after = (compare_baselines(m, own_prompts[-num_probes:], chars) for m in (base, policy))
+    groups = [rewards for record in records for rewards in record["rewards"]]
+    first, last = summary(groups[:20]), summary(groups[-20:])  # five steps; updated after each
+    tokens, clipped = (sum(record[key] for record in records) for key in ("tokens", "clipped"))
     rate, length = base_judged["preferred_rate"], base_judged["mean_length"]
     rows = [
         ("base_preferred_rate", rate, ""),
@@ -512,16 +510,17 @@ def main():
         ("mean_length", judged["mean_length"], f"{length - 0.9:.4f} to {length + 0.9:.4f}"),
         ("base_unique_share", base_judged["unique_share"], ""),
         ("unique_share", judged["unique_share"], "> 0.85"),
-        ("kl", judged["kl"], "< 2"),
-        ("reward_first", first[0], ""),  # of 20 groups, as the next three
+        ("kl", judged["kl"], "< 2"),  # exact in each context; training's are estimates
+        ("reward_first", first[0], ""),
         ("reward_last", last[0], f"> {first[0] + 0.3:.4f}"),
         ("reward_variance_first", first[1], ""),  # within a group
         ("reward_variance_last", last[1], ""),
         ("silent_share", summary(groups)[2], ""),
-        ("clip_fraction", sum(r[4] for r in records) / tokens, "> 0"),
-        *((f"grad_variance_{kind}", value, "") for kind, value in untrained.items()),
-        *((f"grad_variance_{kind}_after", value, "") for kind, value in trained.items()),
-        ("variance_ratio_after", trained["group"] / trained["none"], "< 0.5"),
+        ("clip_fraction", clipped / tokens, "> 0"),
+        *((f"grad_variance_{kind}", value, "") for kind, value in before.items()),
+        *((f"grad_variance_{kind}_after", value, "") for kind, value in after.items()),
+        ("variance_ratio_after", after["group"] / after["none"], "< 0.5"),
+        ("group_to_batch_after", after["group"] / after["batch"], ""),
         ("verdicts", len(groups) * group_size, ""),
         ("generated_tokens", tokens, ""),
         ("runtime_seconds", time.perf_counter() - started, "< 420"),
