@@ -1,6 +1,7 @@
 """What dot() buys, and the CPU seconds of the scripts. Run by hand: python tests/benchmark.py
 
-With names of scripts, only those are timed. The ratios come from one process and the best of
+With names of scripts, only those are timed. With `alignment`, only the trainings of DPO, PPO and
+GRPO, for their table in 02-alignment/README.md. The ratios come from one process and the best of
 several rounds, because other work on the machine only ever adds time. Four ways to train microgpt:
 
 micrograd  the engine of reference_gpt.py: a node for every multiply and add, kept until the end
@@ -143,7 +144,44 @@ def time_scripts(names):
     return fine
 
 
+def alignment():
+    """CPU seconds of each method from the same base model: pairs or samples in, policy out."""
+    for name in ("microdpo", "microppo", "microgrpo"):
+        script = load(name)
+        random.seed(42)
+        names = [n for n in dict.fromkeys(script.load_names()) if len(n) < script.block_size]
+        random.shuffle(names)
+        chars = sorted(set("".join(names)))
+        model = script.init_model(len(chars) + 1)
+        started = time.process_time()
+        for _ in script.train(model, names[: script.num_steps], chars):
+            pass
+        based = time.process_time()
+        base = {key: [script.floats(row) for row in rows] for key, rows in model.items()}
+        names = names[script.num_steps :][: script.num_pair_names]
+        prompts = [chars.index(n[0]) for n in names]
+        if name == "microgrpo":
+            steps = script.train_policy(model, base, iter(prompts), chars)
+        else:
+            pairs = script.make_pairs(names, chars)
+        if name == "microdpo":
+            steps = script.train_dpo(model, base, pairs[: script.dpo_steps], script.betas[1])
+        if name == "microppo":
+            weights = script.init_reward_model(len(chars) + 1)
+            for _ in script.train_reward_model(weights, pairs):
+                pass
+            reward = script.freeze_reward(weights, [t for pair in pairs for t in pair])
+            values = [[0.0] * (len(chars) + 1) for _ in range(script.block_size)]
+            steps = script.ppo_train(model, base, reward, values, prompts, script.kl_coef)
+        for _ in steps:
+            pass
+        spent = time.process_time() - based
+        print(f"{name:12} base {based - started:5.1f} CPU s, method {spent:5.1f} CPU s", flush=True)
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["alignment"]:
+        raise SystemExit(alignment())
     ratios_met = engine()
     scripts_met = time_scripts(sys.argv[1:] or SCRIPTS)
     raise SystemExit(not (ratios_met and scripts_met))

@@ -12,18 +12,19 @@ import pytest
 from harness import QUICK, SCRIPTS, load, parse, python
 
 
-def script_of(item):
-    """The script whose run a test item needs, or None."""
+def scripts_of(item):
+    """The scripts whose runs a test item needs: that of `run`, or those of its mark `runs`."""
+    mark = item.get_closest_marker("runs")
     if "run" not in item.fixturenames:
-        return None
+        return list(mark.args) if mark else []
     params = item.callspec.params if hasattr(item, "callspec") else {}
-    return params.get("name") or item.module.__name__.rpartition("test_")[2]
+    return [params.get("name") or item.module.__name__.rpartition("test_")[2]]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
-        if script_of(item) not in {None, *QUICK}:
+        if set(scripts_of(item)) - QUICK:
             item.add_marker("slow")
 
 
@@ -32,7 +33,7 @@ def pytest_collection_finish(session):
     session.config.runs = {}
     session.config.pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
     if not session.config.option.collectonly:
-        for name in dict.fromkeys(filter(None, map(script_of, session.items))):
+        for name in dict.fromkeys(name for item in session.items for name in scripts_of(item)):
             session.config.runs[name] = session.config.pool.submit(python, SCRIPTS[name])
 
 
@@ -46,12 +47,21 @@ def script(request):
     return load(request.module.__name__.rpartition("test_")[2])
 
 
-@pytest.fixture
-def run(request):
-    """stdout, stderr, returncode, metrics and criteria of the one run of this test's script."""
-    done = request.config.runs[script_of(request.node)].result()
+def finished(config, name):
+    """stdout, stderr, metrics and criteria of the one run of a script."""
+    done = config.runs[name].result()
     assert done.returncode == 0, f"exit status {done.returncode}:\n{done.stderr}"
     metrics, criteria = parse(done.stdout)
     return SimpleNamespace(
         stdout=done.stdout, stderr=done.stderr, metrics=metrics, criteria=criteria
     )
+
+
+@pytest.fixture
+def run(request):
+    return finished(request.config, *scripts_of(request.node))
+
+
+@pytest.fixture
+def runs(request):
+    return [finished(request.config, name) for name in scripts_of(request.node)]

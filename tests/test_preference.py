@@ -4,10 +4,11 @@ import collections
 import itertools
 import math
 import random
+import re
 import string
 
 import pytest
-from harness import SCRIPTS, load
+from harness import ROOT, SCRIPTS, load
 
 NAMES = [name for name in SCRIPTS if hasattr(load(name), "is_preferred")]
 CHARS = list(string.ascii_lowercase)
@@ -186,11 +187,29 @@ def test_rate_is_up_and_no_cheat(name, run):
     assert 0.01 < metrics["kl"] < 5
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.runs(*NAMES)
 @pytest.mark.parametrize("metric", SAME_EVALUATION)
-def test_the_base_model_is_the_same_in_all(name, metric, run, request):
-    runs = [request.config.runs[other] for other in NAMES if other in request.config.runs]
-    others = [done.result().stdout for done in runs]
-    assert run.stdout in others
-    lines = {line for out in others for line in out.splitlines() if line.startswith(f"{metric} ")}
-    assert len(lines) == 1
+def test_the_base_model_is_the_same_in_all(metric, runs):
+    assert len({run.metrics[metric] for run in runs}) == 1
+
+
+@pytest.mark.runs("microdpo", "microppo", "microgrpo")
+def test_the_table_of_the_three_shows_their_runs(runs):
+    """02-alignment/README.md: a row per metric, a column for the base and for each script."""
+    text = (ROOT / "02-alignment" / "README.md").read_text(encoding="utf-8")
+    table = text[text.index("| | base | DPO (beta 0.5) | PPO | GRPO |") :]
+    found = [run.metrics for run in runs]
+    rows = re.findall(r"(?m)^\| `(\w+)`: [^|]+\|(.+)\|$", table)
+    assert len(rows) == 7
+    for metric, cells in rows:
+        base, *shown = (cell.strip() for cell in cells.split("|"))
+        if f"base_{metric}" in found[0]:
+            assert float(base) == pytest.approx(found[0][f"base_{metric}"], rel=0.02)
+        for cell, metrics in zip(shown, found, strict=True):
+            assert float(cell) == pytest.approx(metrics.get(metric, 0), rel=0.02), metric
+    least = re.search(r"(?m)^\| the least KL [^|]+\| 0 \|(.+)\|$", table)[1].split("|")
+    for cell, metrics in zip(least, found, strict=True):
+        p, q = metrics["preferred_rate"], metrics["base_preferred_rate"]
+        binary = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+        assert float(cell) == pytest.approx(binary, abs=0.006)
+        assert binary < metrics["kl"]
