@@ -179,6 +179,17 @@ FIRST_STEPS = {
         print(q["rms"], q["all_bytes"], mean_loss(q["model"], [encode(names[0], chars)]))
         print([sample(q["model"], chars) for _ in range(5)])
     """,
+    "microkv": """
+        names = random.sample(load_names(), 50)
+        chars = sorted(set("".join(names)))
+        texts = [[len(chars), *map(chars.index, name), len(chars)] for name in names]
+        model = new_model(len(chars) + 1)
+        for loss in itertools.islice(train(model, texts), 5):
+            print(repr(loss))
+        model = {name: [floats(row) for row in matrix] for name, matrix in model.items()}
+        print(list(itertools.islice(write(model, texts[0]), 5)))
+        print(list(serve([len(text) for text in texts], 4)))
+    """,
 }
 
 
