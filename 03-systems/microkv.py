@@ -15,11 +15,11 @@ import time
 import urllib.request
 
 # === CONSTANTS: the model, its training, the memory ===
-n_embd, n_head, n_layer = 8, 2, 2  # so narrow that attention soon costs more than the weights
-block_size, num_prompts = 64, 8  # tokens of the longest text; names that are continued to there
+n_embd, n_head, n_layer = 8, 2, 2  # so narrow that attention to 64 positions shows in the cost
+block_size, num_prompts = 64, 8  # positions at most; names that are continued to there
 num_steps, learning_rate = 500, 0.3  # a name each: positions from 16 on keep the weights drawn
 num_slots, page_sizes = 256, (16, 8, 4, 2, 1)  # positions in memory; in a block: 16 hold any name
-num_texts, bytes_per_number = 300, 2  # names to come and go there; 16-bit floats, as is usual
+num_texts, bytes_per_number = 300, 2  # names to come and go there; as if in 16-bit floats
 NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
 NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
 print = functools.partial(print, flush=True)  # flush each line, into a pipe too
@@ -141,14 +141,14 @@ def dot(a, b):
 
 
 # --- AUTOGRAD DIFFERENCES IN THIS SCRIPT ---
-# None: this is the canonical code of docs/autograd-interface.md; log() for floats is left out.
+# Nothing is added to docs/autograd-interface.md or changed; log() for floats is not needed here.
 
 # === MODEL: from new tokens, and a cache of the earlier ones, to what the new ones know ===
 multiplies = collections.Counter()  # by component; counted_dot() alone adds to it
 
 
 def counted_dot(a, b, component):
-    """a . b, its multiplications entered. Those of norms and softmax, far fewer, are left out."""
+    """a . b, its multiplications entered. Not norms', nor softmax's 3 beside the 2 d a score."""
     multiplies[component] += len(a)
     return dot(a, b)
 
@@ -164,12 +164,13 @@ def softmax(logits):
 # fmt: off
 # What a position does by itself, here done for all new ones at once: xs [m][n_in] -> [m][n_out].
 def project(xs, w): return [[counted_dot(row, x, "projections") for row in w] for x in xs]
-def add(xs, ys): return [[a + b for a, b in zip(x, y)] for x, y in zip(xs, ys)]
+def add(xs, ys): return [[a + b for a, b in zip(*pair)] for pair in zip(xs, ys, strict=True)]
 def scale(x, c): return [a * c for a in x]
 def norm(xs): return [scale(x, (dot(x, x) * (1 / len(x)) + 1e-5) ** -0.5) for x in xs]  # RMSNorm
 # What to start from: a matrix; for each layer its keys and its values, both [positions][n_embd].
 def gaussian(m, n): return [[Value(random.gauss(0, 0.08)) for _ in range(n)] for _ in range(m)]
 def new_cache(): return [([], []) for _ in range(n_layer)]
+def numbers(cache): return sum(len(x) for layer in cache for xs in layer for x in xs)
 # fmt: on
 
 
@@ -178,23 +179,24 @@ def attend_heads(q, keys, values):
     out, d = [], n_embd // n_head
     for part in (slice(start, start + d) for start in range(0, n_embd, d)):
         weights = softmax([counted_dot(q[part], k[part], "scores") * d**-0.5 for k in keys])
-        out += [counted_dot(weights, v, "values") for v in zip(*(v[part] for v in values))]
+        out += [counted_dot(weights, col, "values") for col in zip(*(v[part] for v in values))]
     return out
 
 
 def forward(model, tokens, cache):
     """Extend `cache` to all of `tokens`; return x [n_embd] of each position that was not in it."""
     start = len(cache[0][0])  # the first new position; 0 makes all of them new
-    xs = norm(add([model["wte"][token] for token in tokens[start:]], model["wpe"][start:]))
+    xs = norm(add([model["wte"][t] for t in tokens[start:]], model["wpe"][start : len(tokens)]))
     for layer, (keys, values) in enumerate(cache):
-        # All that later positions will ask of these; and it depends on nothing later: so keep it.
-        keys += project(norm(xs), model[f"layer{layer}.attn_wk"])
-        values += project(norm(xs), model[f"layer{layer}.attn_wv"])
-        qs = project(norm(xs), model[f"layer{layer}.attn_wq"])  # not needed again
+        normed = norm(xs)
+        # Later positions read only k and v of these, which no later token changes: so keep them.
+        keys.extend(project(normed, model[f"layer{layer}.attn_wk"]))
+        values.extend(project(normed, model[f"layer{layer}.attn_wv"]))
+        qs = project(normed, model[f"layer{layer}.attn_wq"])  # not needed again
         hs = [attend_heads(q, keys[:n], values[:n]) for n, q in enumerate(qs, start + 1)]  # causal
         xs = add(xs, project(hs, model[f"layer{layer}.attn_wo"]))
-        hs = project(norm(xs), model[f"layer{layer}.mlp_fc1"])
-        xs = add(xs, project([[relu(h) for h in x] for x in hs], model[f"layer{layer}.mlp_fc2"]))
+        hidden = [[relu(h) for h in x] for x in project(norm(xs), model[f"layer{layer}.mlp_fc1"])]
+        xs = add(xs, project(hidden, model[f"layer{layer}.mlp_fc2"]))
     return xs
 
 
@@ -226,44 +228,43 @@ def train(model, texts):
 Step = collections.namedtuple("Step", "logits counted predicted bytes uses")
 
 
+def predict(new, end, num_tokens):
+    """The multiplications of a step, by component, if the last `new` of `end` positions are new."""
+    body = 12 * n_embd**2 * n_layer  # n_embd^2 for each of q, k, v, the heads' output; 8 in the MLP
+    seen = n_embd * n_layer * sum(range(end - new + 1, end + 1))  # pairs: O(end^2) if all are new
+    return {"projections": body * new + n_embd * num_tokens, "scores": seen, "values": seen}
+
+
 def write(model, tokens):
-    """Continue `tokens` to block_size; at every token yield them, and a Step for each way."""
+    """Feed `tokens` and what is drawn after them; each time yield the text so far, both Steps."""
     cache = new_cache()
-    while len(tokens) <= block_size:
-        steps = []
+    weights = sum(len(row) for key in model.keys() - {"wte", "wpe"} for row in model[key])
+    while len(tokens) <= block_size:  # the last token drawn is not fed
+        steps, end = [], len(tokens)
         for past in (new_cache(), cache):  # nothing is kept, or all: the ways differ here alone
-            end, new = len(tokens), len(tokens) - len(past[0][0])  # new: all; or the prompt, 1, 1
+            new, read = end - len(past[0][0]), weights + numbers(past)  # new: prompt, 1, 1; or all
             multiplies.clear()
             logits = project(forward(model, tokens, past)[-1:], model["lm_head"])[0]
-            kept = sum(len(x) for layer in past for xs in layer for x in xs)  # numbers
-            # Weights: n^2 for each of q, k, v and the heads' output, 8 n^2 in the MLP; and lm_head.
-            body, head = 12 * n_embd**2 * n_layer, len(logits) * n_embd
-            seen = n_embd * n_layer * sum(range(end - new + 1, end + 1))  # O(n^2) if all are new
-            predicted = {"projections": body * new + head, "scores": seen, "values": seen}
-            # Of each number that must be read. An A100 (312 TFLOPS, 2 TB/s) has time for 150: a
-            # decoder waits for memory, unless it writes many texts at once. Their caches need room.
-            uses = sum(multiplies.values()) / (body + head + kept)
-            steps.append(Step(logits, dict(multiplies), predicted, kept * bytes_per_number, uses))
-        tokens = tokens + random.choices(range(len(logits)), weights=softmax(logits))
-        yield tokens, *steps
-
-
-def grow(table, free, size):
-    """Place one more position; in a new block if the last is full. IndexError if none is free."""
-    table.append(table[-1] if len(table) % size else free.pop())
+            # Multiplications a number read. An A100 has time for 150 (156 T/s over 1 T numbers/s):
+            # decoding waits for memory. Texts decoded together share the weights, but no cache.
+            uses, size = sum(multiplies.values()) / read, numbers(past) * bytes_per_number
+            steps.append(Step(logits, dict(multiplies), predict(new, end, len(logits)), size, uses))
+        tokens = tokens + random.choices(range(len(model["wte"])), softmax(steps[-1].logits))
+        yield tokens, *steps  # both ways go on with this one text
 
 
 def serve(lengths, size):
-    """A text comes each step, all grow by a token; yield {text: its positions' blocks}, free."""
+    """A text comes each step, all grow by a token; yield {text: blocks}, free, positions in use."""
     free, tables = list(range(num_slots // size)), {}
     for step in range(len(lengths) + max(lengths)):
-        for text in [text for text, table in tables.items() if len(table) == lengths[text]]:
-            free += tables.pop(text)[::size]  # done: its blocks go to the next that asks
+        for text in [text for text in tables if step - text == lengths[text]]:
+            free += tables.pop(text)  # done: its blocks go to the next that asks
         if step < len(lengths):
             tables[step] = []
-        for table in tables.values():
-            grow(table, free, size)
-        yield tables, free
+        for text, blocks in tables.items():  # position p will be in blocks[p // size], at p % size
+            if (step - text) % size == 0:  # its blocks are full
+                blocks.append(free.pop())  # IndexError if none is free
+        yield tables, free, sum(step - text + 1 for text in tables)
 
 
 # === OUTPUT: progress, results ===
@@ -297,35 +298,34 @@ def main():
     for step, loss in enumerate(train(model, texts), 1):
         show_progress(step, num_steps, loss, started)
     model = {key: [floats(row) for row in rows] for key, rows in model.items()}  # no graph now
-    runs = [list(write(model, text[:-1])) for text in texts[-num_prompts:]]
-    run, pairs = runs[0], [pair for run in runs for _, *pair in run]
-    print("\n            multiplications, no cache     with a cache, prompt first  for each  bytes")
-    print("positions  weights   scores   values  weights   scores   values    number   kept")
-    for tokens, a, b in (run[0], *run[-49::8]):  # the prefill, then 16, 24 ... 64 positions
-        counts = "".join(f"{count:9d}" for step in (a, b) for count in step.counted.values())
-        print(f"{len(tokens) - 1:9d}{counts}{b.uses:10.2f}{b.bytes:7d} {'#' * (b.bytes // 256)}")
-    wrong = sum(step.counted != step.predicted for pair in pairs for step in pair)
-    rows = [("compared_steps", len(pairs), ""), ("formula_mismatches", wrong, "== 0")]
-    rows += [("logit_mismatches", sum(a.logits != b.logits for a, b in pairs), "== 0")]
-    (_, a, b), (_, c, d) = run[-1 - block_size // 2], run[-1]  # the number of positions doubles
+    runs = [{len(t) - 1: pair for t, *pair in write(model, p[:-1])} for p in texts[-num_prompts:]]
+    # In each, by the number of positions: the step without a cache and the step with one.
+    run, steps = runs[0], [(n, *pair) for run in runs for n, pair in run.items()]
+    print("\n           multiplications, no cache    with a cache: the prompt, single tokens")
+    print(f"positions{'  projections  scores  values' * 2}  per number read  bytes kept")
+    for n in (min(run), *range(16, block_size + 1, 8)):
+        counts = "".join("{:13d}{:8d}{:8d}".format(*step.counted.values()) for step in run[n])
+        _, step = run[n]
+        print(f"{n:9d}{counts}{step.uses:17.2f}{step.bytes:12d} {'#' * (step.bytes // 256)}")
+    wrong = sum(step.counted != step.predicted for _, *pair in steps for step in pair)
+    rows = [("compared_steps", len(steps), ""), ("formula_mismatches", wrong, "== 0")]
+    rows += [("logit_mismatches", sum(a.logits != b.logits for _, a, b in steps), "== 0")]
+    (a, b), (c, d) = run[block_size // 2], run[block_size]  # the number of positions doubles
     rows += [("uncached_attention_growth", c.counted["scores"] / a.counted["scores"], "3.8 to 4")]
     rows += [("cached_attention_growth", d.counted["scores"] / b.counted["scores"], "1.9 to 2.1")]
-    rows += [("prefill_uses", run[0][2].uses, "> 2"), ("decode_uses", run[-1][2].uses, "== 1")]
-    (per_token,) = {b.bytes / (len(t) - 1) for run in runs for t, _, b in run}
-    rows += [("cache_bytes_per_token", per_token, "== 64")]  # always the same: linear
-    lengths, wastes, peaks = [len(text) - 1 for text in texts[num_steps:]], [], []
-    print("\nblock  empty %  taken at most, on average (2 positions a mark: # in use, . empty)")
-    for size in page_sizes:  # 16: contiguous reservations, 20 to 38 % in use in Kwon et al.
-        taken, used = [], 0
-        for tables, free in serve(lengths, size):
-            taken.append(num_slots - size * len(free))
-            used += sum(map(len, tables.values()))
-        wastes.append(100 - 100 * used / sum(taken))
-        peaks.append(max(taken))
-        marks = [round(n / len(taken) / 2) for n in (used, sum(taken) - used)]
-        print(f"{size:5d}{wastes[-1]:9.1f}{peaks[-1]:15d}  {'#' * marks[0]}{'.' * marks[1]}")
-    rows += [("contiguous_waste", wastes[0], "> 60"), ("paged_waste", wastes[2], "< 40")]
-    rows += [("contiguous_peak", peaks[0], ""), ("paged_peak", peaks[2], f"< {0.6 * peaks[0]}")]
+    rows += [("prefill_uses", run[min(run)][1].uses, "> 2"), ("decode_uses", d.uses, "1 to 1.02")]
+    rates = {b.bytes / n for n, _, b in steps}  # one number alone, if the bytes are linear
+    rows += [("cache_bytes_per_token", max(rates), "== 64"), ("byte_rates", len(rates), "== 1")]
+    lengths, waste, peak = [len(text) - 1 for text in texts[num_steps:]], {}, {}
+    print("\nblock  empty, % of taken  most taken  taken on average (# 2 in use, . 2 empty)")
+    for size in page_sizes:  # 16 reserves the maximum for each text: in Kwon et al. 20 % in use
+        trace = [(num_slots - size * len(free), used) for _, free, used in serve(lengths, size)]
+        taken, used = map(sum, zip(*trace))
+        waste[size], peak[size] = 100 - 100 * used / taken, max(trace)[0]
+        bar = "".join(c * round(n / len(trace) / 2) for c, n in (("#", used), (".", taken - used)))
+        print(f"{size:5d}{waste[size]:18.1f}{peak[size]:12d}  {bar}")
+    rows += [("contiguous_waste", waste[16], "> 60"), ("paged_waste", waste[4], "< 40")]
+    rows += [("contiguous_peak", peak[16], ""), ("paged_peak", peak[4], f"< {0.6 * peak[16]:.0f}")]
     print_results([*rows, ("runtime_seconds", time.perf_counter() - started, "< 240")])
 
 

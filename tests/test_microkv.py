@@ -11,8 +11,9 @@ CRITERIA = {
     "uncached_attention_growth": "3.8 to 4",
     "cached_attention_growth": "1.9 to 2.1",
     "prefill_uses": "> 2",
-    "decode_uses": "== 1",
+    "decode_uses": "1 to 1.02",
     "cache_bytes_per_token": "== 64",
+    "byte_rates": "== 1",
     "contiguous_waste": "> 60",
     "paged_waste": "< 40",
     "runtime_seconds": "< 240",
@@ -66,7 +67,7 @@ def test_the_run_tells_prefill_from_decoding(run):
         without, with_one = (formula(start, n, 27) for start in (0, n - 1 if i else 0))
         assert counts == [*without.values(), *with_one.values()]
         kept = 2 * LAYERS * N * n
-        read = LAYERS * 12 * N * N + 27 * N + kept
+        read = LAYERS * 12 * N * N + 27 * N + (2 * LAYERS * N * (n - 1) if i else 0)
         assert float(row[7]) == pytest.approx(sum(with_one.values()) / read, abs=0.005)
         assert int(row[8]) == 2 * kept
         assert row[9] == "#" * (2 * kept // 256)
@@ -246,14 +247,14 @@ def test_write_compares_the_two_ways(script, prompt):
         assert with_one.counted == with_one.predicted == formula(start, n, 27)
         kept = 2 * LAYERS * HEADS * (N // HEADS) * n
         assert without.bytes == with_one.bytes == 2 * kept
-        for step in (without, with_one):
-            read = LAYERS * 12 * N * N + 27 * N + kept
+        for step, past in ((without, 0), (with_one, start)):  # read is what an earlier step kept
+            read = LAYERS * 12 * N * N + 27 * N + 2 * LAYERS * N * past
             assert step.uses == pytest.approx(sum(step.counted.values()) / read)
         exps = [math.exp(x - max(without.logits)) for x in without.logits]
         tokens += random.choices(range(27), weights=[e / math.fsum(exps) for e in exps])
         assert found == tokens
     assert len(steps) == CONTEXT + 1 - len(prompt)
-    assert [step.uses for _, _, step in steps[1:]] == [1.0] * (len(steps) - 1)
+    assert all(1 < step.uses < 1.02 for _, _, step in steps[1:])
 
 
 def test_write_leaves_the_prompt_alone(script):
@@ -262,17 +263,26 @@ def test_write_leaves_the_prompt_alone(script):
     assert prompt == [26, 4]
 
 
-def test_grow_takes_a_block_when_the_last_is_full(script):
-    table, free = [], [7, 3, 5]
-    for _ in range(5):
-        script.grow(table, free, 2)
-    assert table == [5, 5, 3, 3, 7]
-    assert free == []
-    script.grow(table, free, 2)  # the last block has room
-    assert table == [5, 5, 3, 3, 7, 7]
-    with pytest.raises(IndexError):
-        script.grow(table, free, 2)
-    assert table == [5, 5, 3, 3, 7, 7]
+def test_more_tokens_than_positions_raise(script):
+    model = weights(script)
+    script.forward(model, [3] * CONTEXT, script.new_cache())
+    with pytest.raises(ValueError):
+        script.forward(model, [3] * (CONTEXT + 1), script.new_cache())
+
+
+@pytest.mark.parametrize("new, end", [(1, 1), (5, 5), (1, 9), (4, 9)])
+def test_predict(script, new, end):
+    assert script.predict(new, end, 27) == formula(end - new, end, 27)
+
+
+def test_a_text_takes_a_block_when_the_last_is_full(script, monkeypatch):
+    monkeypatch.setattr(script, "num_slots", 6)
+    steps = [(list(tables.get(0, [])), list(free)) for tables, free, _ in script.serve([5], 2)]
+    taken = [blocks for blocks, _ in steps]
+    assert [len(blocks) for blocks in taken] == [1, 1, 2, 2, 3, 0]
+    assert all(blocks == taken[4][: len(blocks)] for blocks in taken)  # what it has, it keeps
+    assert sorted(taken[4]) == [0, 1, 2]
+    assert steps[4][1] == []
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 16])
@@ -280,15 +290,15 @@ def test_no_block_is_lost_or_has_two_owners(script, size):
     rng = random.Random(size)
     lengths = [rng.randrange(1, 17) for _ in range(120)]
     num_blocks, born = script.num_slots // size, {}
-    for step, (tables, free) in enumerate(script.serve(lengths, size)):
-        owned = [block for table in tables.values() for block in sorted(set(table))]
+    for step, (tables, free, used) in enumerate(script.serve(lengths, size)):
+        owned = [block for blocks in tables.values() for block in blocks]
         assert sorted(owned + free) == list(range(num_blocks))
-        for text, positions in tables.items():
-            born.setdefault(text, step)
-            assert len(positions) == step - born[text] + 1 <= lengths[text]
-            assert [positions.count(block) for block in positions[::size][:-1]] == [size] * (
-                (len(positions) - 1) // size
-            )
+        ages = {}
+        for text, blocks in tables.items():
+            ages[text] = step - born.setdefault(text, step) + 1
+            assert ages[text] <= lengths[text]
+            assert len(blocks) == -(-ages[text] // size)
+        assert used == sum(ages.values())
     assert tables == {}
     assert sorted(free) == list(range(num_blocks))  # all are back
     assert born == {i: i for i in range(120)}
@@ -297,8 +307,8 @@ def test_no_block_is_lost_or_has_two_owners(script, size):
 def test_blocks_are_used_again(script):
     """Of 64 blocks those for one text suffice for 50, if each ends before the next begins."""
     seen = set()
-    for tables, _ in script.serve([1] * 50, 4):
-        seen.update(block for table in tables.values() for block in table)
+    for tables, _, _ in script.serve([1] * 50, 4):
+        seen.update(block for blocks in tables.values() for block in blocks)
     assert len(seen) == 1
 
 
