@@ -1,9 +1,9 @@
 """Round every weight to one byte, or to half a byte, and the model still works.
 
-The GPT of microgpt.py, rounded after training by absmax and by zero-point (Dettmers et al. 2022,
-LLM.int8(), section 2), with one scale a matrix ("per tensor") or one a row ("per channel":
-Krishnamoorthi 2018). Only what is stored is rounded, the arithmetic stays in floats, as with GPTQ
-(Frantar et al. 2022): large models wait for their weights. A quarter of a byte shows the limit.
+Post-training quantization of microgpt.py's GPT: by absmax (Dettmers et al. 2022, LLM.int8(),
+section 2) and zero-point (Jacob et al. 2018), with a scale a matrix ("per tensor") or a row ("per
+channel": Krishnamoorthi 2018). Only what is stored is rounded, the arithmetic stays in floats, as
+in GPTQ (Frantar et al. 2022). A quarter of a byte is too little for absmax with a scale a matrix.
 """
 
 import functools
@@ -17,11 +17,12 @@ import time
 import urllib.request
 
 # === CONSTANTS: the model, its training, the precisions, the evaluation ===
-n_embd, n_head, n_layer, block_size = 16, 4, 1, 16  # all as in microgpt, and so float_loss is
+n_embd, n_head, n_layer, block_size = 16, 4, 1, 16  # all as in microgpt
 num_steps, learning_rate, beta1, beta2, eps_adam = 1000, 0.01, 0.85, 0.99, 1e-8
 precisions = (8, 4, 2)  # bits a weight
 drawn = "layer0.attn_wo"  # the matrix whose rows are drawn, on INT4's points
-num_heldout, num_samples, temperature = 500, 8, 0.5  # names to judge each version by; to invent
+num_heldout = 500  # names to judge each version by
+num_samples, temperature = 8, 0.5  # names to invent
 NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
 NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
 print = functools.partial(print, flush=True)  # flush each line, into a pipe too
@@ -258,26 +259,25 @@ def train(state_dict, names, chars):
 # fmt: off
 def int_range(bits): return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1  # -128, 127; -8, 7; -2, 1
 def as_float32(x): return struct.unpack("<f", struct.pack("<f", x))[0]  # what a file would hold
-def dequantize(ints, scale, zero): return [(q - zero) * scale for q in ints]  # GPUs: on the fly
+def dequantize(ints, scale, zero): return [(q - zero) * scale for q in ints]
+def mean(values): return math.fsum(values) / len(values)  # rounds once: alike on every Python
 def flat(matrix): return [w for row in matrix for w in row]
 def root_mean_square(xs): return math.sqrt(mean([x * x for x in xs]))
-def mean_loss(model, names): return mean([name_loss(model, tokens, {}) for tokens in names])
+def standard_error(xs): return math.sqrt(mean([(x - mean(xs)) ** 2 for x in xs]) / (len(xs) - 1))
+def all_losses(model, encoded): return [name_loss(model, tokens, {}) for tokens in encoded]
 # fmt: on
 
 
 def absmax(weights, bits):
-    """(scale, zero) of a grid about 0.0: the largest |w| becomes the largest integer.
-
-    -q_max to q_max is one integer fewer than there is room for: 1 of 256 for 8 bits, 1 of 4 for 2.
-    """
-    return as_float32(max(map(abs, weights)) / int_range(bits)[1]) or 1.0, 0  # 1.0 if all are 0.0
+    """(scale, zero) of a grid about 0.0, from -q_max to q_max: in 2 bits, only -1, 0 and 1."""
+    return (as_float32(max(map(abs, weights)) / int_range(bits)[1]) or 1.0), 0  # if all are 0.0
 
 
 def zero_point(weights, bits):
     """(scale, zero) of a grid from the smallest weight to the largest, lopsided as they may be.
 
     `zero` is the integer that stands for 0.0 (Jacob et al. 2018, eq. 1: r = S (q - Z)). The range
-    is made to include 0.0, so that `zero` fits into `bits`, and what was 0.0 stays exactly that.
+    includes 0.0, so that `zero` fits into `bits`; to round it shifts the grid by up to half a step.
     """
     low, high = min(0.0, *weights), max(0.0, *weights)
     scale = as_float32((high - low) / (2**bits - 1)) or 1.0
@@ -285,13 +285,13 @@ def zero_point(weights, bits):
 
 
 def quantize(weights, scale, zero, bits):
-    """Floats -> integers: the nearest points of the grid, none more than half a step away."""
+    """Floats -> integers: the nearest points, half a step away at most, clipped or not."""
     q_min, q_max = int_range(bits)
     return [min(q_max, max(q_min, round(w / scale) + zero)) for w in weights]
 
 
 def pack(ints, bits):
-    """Integers -> bytes, 8 / bits of them in each, the first in the lowest bits."""
+    """Integers -> bytes, 8 / bits (1, 2 or 4) of them in each, the first in the lowest bits."""
     per_byte, fields = 8 // bits, [q & (2**bits - 1) for q in ints]  # in 4 bits, -1 is 1111
     cuts = [fields[i : i + per_byte] for i in range(0, len(fields), per_byte)]
     return bytes([sum(field << (bits * i) for i, field in enumerate(cut)) for cut in cuts])
@@ -299,42 +299,43 @@ def pack(ints, bits):
 
 def unpack(packed, bits, n):
     """Bytes -> the first n integers; what only fills up the last byte is left out."""
-    fields = [byte >> shift & (2**bits - 1) for byte in packed for shift in range(0, 8, bits)]
+    fields = [(byte >> shift) & (2**bits - 1) for byte in packed for shift in range(0, 8, bits)]
     return [q - 2**bits if q > int_range(bits)[1] else q for q in fields[:n]]  # 1111 is -1 again
 
 
 def compress(matrix, bits, find_grid, per_row):
     """A matrix of floats -> (integers, scales, zeros), each as the bytes that a file would hold."""
-    groups = matrix if per_row else [flat(matrix)]  # llama.cpp: blocks of 32, scales of 16 bits
+    groups = matrix if per_row else [flat(matrix)]  # dot(row, x): a row's scale leaves the sum
     grids = [find_grid(group, bits) for group in groups]
     ints = [q for group, grid in zip(groups, grids) for q in quantize(group, *grid, bits)]
     scales, zeros = zip(*grids)
-    zeros = pack(zeros, bits) if any(zeros) else b""  # absmax has none to store
-    return pack(ints, bits), struct.pack(f"<{len(scales)}f", *scales), zeros
+    packed_zeros = pack(zeros, bits) if find_grid is zero_point else b""  # absmax's are all 0
+    return pack(ints, bits), struct.pack(f"<{len(scales)}f", *scales), packed_zeros
 
 
-def restore(weights, scales, zeros, rows, columns, bits):
+def restore(packed_ints, packed_scales, packed_zeros, rows, columns, bits):
     """The bytes of compress() -> [rows][columns] floats, and the scale of each row."""
-    ints = unpack(weights, bits, rows * columns)
+    ints = unpack(packed_ints, bits, rows * columns)
     cuts = [ints[i * columns :][:columns] for i in range(rows)]
-    scales = [scale for (scale,) in struct.iter_unpack("<f", scales)]
-    zeros = unpack(zeros, bits, len(scales)) or [0] * len(scales)
-    scales, zeros = (xs * (rows // len(xs)) for xs in (scales, zeros))  # one for all, or one a row
+    scales = [scale for (scale,) in struct.iter_unpack("<f", packed_scales)]
+    zeros = unpack(packed_zeros, bits, len(scales)) or [0] * len(scales)
+    if len(scales) == 1:  # one for all rows
+        scales, zeros = scales * rows, zeros * rows
     return [dequantize(*row) for row in zip(cuts, scales, zeros)], scales
 
 
 def quantize_model(model, bits, find_grid, per_row):
     """The model as its bytes give it back, their number, and how far its weights have moved."""
-    found = {"model": {}, "weight_bytes": 0, "all_bytes": 0, "rms": {}, "steps": []}
+    small = {"model": {}, "weight_bytes": 0, "all_bytes": 0, "errors": {}, "step_errors": []}
     for name, matrix in model.items():
         parts = compress(matrix, bits, find_grid, per_row)
-        found["model"][name], scales = restore(*parts, len(matrix), len(matrix[0]), bits)
-        errors = [[r - w for r, w in zip(*rows)] for rows in zip(found["model"][name], matrix)]
-        found["steps"] += [abs(e) / scale for row, scale in zip(errors, scales) for e in row]
-        found["weight_bytes"] += len(parts[0])
-        found["all_bytes"] += sum(map(len, parts))  # the shapes are known: they are the model's
-        found["rms"][name] = root_mean_square(flat(errors))
-    return found
+        small["model"][name], scales = restore(*parts, len(matrix), len(matrix[0]), bits)
+        small["weight_bytes"] += len(parts[0])
+        small["all_bytes"] += sum(map(len, parts))  # the shapes are known: they are the model's
+        errors = [[r - w for r, w in zip(*rows)] for rows in zip(small["model"][name], matrix)]
+        small["errors"][name] = root_mean_square(flat(errors)) / root_mean_square(flat(matrix))
+        small["step_errors"] += [abs(e) / scale for row, scale in zip(errors, scales) for e in row]
+    return small
 
 
 def sample(state_dict, chars):
@@ -363,18 +364,16 @@ def show_progress(step, num_steps, loss, started):
         print(line)
 
 
-def mean(values):
-    return math.fsum(values) / len(values)  # fsum rounds once, so alike on every Python
-
-
 def draw_histogram(model):
     """Print how the weights are distributed, beside a normal distribution.
 
-    Why rounding is cheap: no weight is so large that the step, which goes by the largest, gets too
-    long for the many small ones; and in a sum of products, errors up and down mostly cancel.
+    Why rounding is cheap: the step goes by the largest, which is only a few times the usual one.
     """
-    weights = [w / d for m in model.values() for d in [root_mean_square(flat(m))] for w in flat(m)]
-    print("\nWeights, in standard deviations of their matrix: %, % of a normal distribution")
+    weights = []
+    for matrix in model.values():
+        rms = root_mean_square(flat(matrix))
+        weights += [w / rms for w in flat(matrix)]
+    print(f"\nWeights / their matrix's RMS (at most {max(map(abs, weights)):.1f}): %, a normal's %")
     for low in range(-5, 5):
         share = 100 * mean([low <= w < low + 1 for w in weights])
         normal = 50 * (math.erf((low + 1) / 2**0.5) - math.erf(low / 2**0.5))
@@ -384,17 +383,15 @@ def draw_histogram(model):
 def draw_rows(matrix, bits, half=28):
     """Print the points of absmax's grid for the matrix, then the weights and the step of each row.
 
-    The error goes with the step: for half as wide a row, its own scale is as good as one bit more.
+    The error goes with the step: a row half as wide gains about a bit from a scale of its own.
     """
     step, q_max = absmax(flat(matrix), bits)[0], int_range(bits)[1]
     points = [q * step for q in range(-q_max, q_max + 1)]
-    print(f"\n{drawn}: the points of INT{bits} and their step; each row's weights and its own step")
+    print(f"\n{drawn}: INT{bits}'s points and step; each row's weights (some coincide), own step")
     for label, xs, mark in [("all", points, "|"), *((i, row, "o") for i, row in enumerate(matrix))]:
         places = {round((x / points[-1] + 1) * half) for x in xs}
         line = "".join(mark if i in places else " " for i in range(2 * half + 1))
         print(f"{label:>3} {line} {absmax(xs, bits)[0]:.4f}")
-    ints = quantize(matrix[0], *absmax(matrix[0], bits), bits)
-    print(f"Row 0, on its own scale: {str(ints)[1:-1]}; in bytes: {pack(ints, bits).hex(' ')}")
 
 
 def print_results(rows):
@@ -421,42 +418,44 @@ def main():
     model = {key: [[as_float32(w.data) for w in row] for row in m] for key, m in model.items()}
     draw_histogram(model)
     draw_rows(model[drawn], 4)
-    float_loss = mean_loss(model, heldout)
-    float_bytes = 4 * sum(len(flat(m)) for m in model.values())
-    print("\nbits  grid        a scale   bytes  with scales  ratio  RMS error    loss  increase")
-    print(f"  32  float32{float_bytes:22d}{float_bytes:13d}   1.00{float_loss:19.4f}")
-    found = {}  # by bits, way to round, and whether rows have scales of their own
+    float_losses = all_losses(model, heldout)
+    float_loss, float_bytes = mean(float_losses), 4 * sum(len(flat(m)) for m in model.values())
+    print("\nError: RMS / weights' RMS. Increase: of the loss; +-: standard error over names")
+    print("bits grid       scale per  bytes with scales ratio   error    loss  increase       +-")
+    print(f"  32 float32{float_bytes:20}{float_bytes:12}  1.00{float_loss:16.4f}")
+    versions = {}  # by bits, way to round, and whether rows have scales of their own
     for bits, find_grid, per_row in itertools.product(precisions, (absmax, zero_point), (0, 1)):
-        small = found[bits, find_grid, per_row] = quantize_model(model, bits, find_grid, per_row)
-        loss, size = mean_loss(small["model"], heldout), small["all_bytes"]
-        small |= {"ratio": float_bytes / size, "increase": loss / float_loss - 1}
-        line = f"{bits:4}  {find_grid.__name__:12}{('a matrix', 'a row')[per_row]:9}"
-        error = mean(small["rms"].values())  # of a matrix, on average
-        line += f"{small['weight_bytes']:6}{size:13}{small['ratio']:7.2f}{error:11.4f}"
-        print(f"{line}{loss:8.4f}{100 * small['increase']:8.2f} %")
-    int8, int4, int2 = (found[bits, absmax, 0] for bits in precisions)
-    int8_rows, int4_rows = found[8, absmax, 1], found[4, absmax, 1]
-    print(f"\nSamples at temperature {temperature}, all from the same random numbers:")
+        small = versions[bits, find_grid, per_row] = quantize_model(model, bits, find_grid, per_row)
+        small["losses"] = all_losses(small["model"], heldout)
+        more = [(a - b) / float_loss for a, b in zip(small["losses"], float_losses)]  # by name
+        small["increase"], small["ratio"] = mean(more), float_bytes / small["all_bytes"]
+        line = f"{bits:4} {find_grid.__name__:11}{('matrix', 'row')[per_row]:9}"
+        line += f"{small['weight_bytes']:7}{small['all_bytes']:12}{small['ratio']:6.2f}"
+        line += f"{mean(small['errors'].values()):8.4f}{mean(small['losses']):8.4f}"
+        print(f"{line}{small['increase']:10.5f}{standard_error(more):9.5f}")
+    int8, int4, int2 = (versions[bits, absmax, 0] for bits in precisions)
+    int4_rows = versions[4, absmax, 1]
+    print(f"\nBelow: absmax, a scale a matrix (channel: row). Samples at temperature {temperature}")
     state = random.getstate()
     for title, small in zip("float32 INT8 INT4 INT2".split(), ({"model": model}, int8, int4, int2)):
-        random.setstate(state)
+        random.setstate(state)  # the same random numbers for each
         print(f"{title:8}{' '.join([sample(small['model'], chars) for _ in range(num_samples)])}")
-    shares = [int4_rows["rms"][name] / rms for name, rms in int4["rms"].items()]
+    gains = [(a - b) / float_loss for a, b in zip(int4["losses"], int4_rows["losses"])]
+    error_ratios = [int4_rows["errors"][name] / error for name, error in int4["errors"].items()]
+    furthest = max(max(small["step_errors"]) for small in versions.values())
     rows = [
         ("float_loss", float_loss, "< 2.45"),
-        ("int8_loss_increase", int8["increase"], "<= 0.1"),  # all for absmax
+        ("int8_loss_increase", int8["increase"], "<= 0.1"),
         ("int4_loss_increase", int4["increase"], "<= 0.25"),
         ("int2_loss_increase", int2["increase"], ""),
-        ("int8_channel_increase", int8_rows["increase"], "<= 0.1"),  # on INT8, chance decides
-        ("int4_channel_increase", int4_rows["increase"], f"< {int4['increase']:.4f}"),
-        ("channel_better", sum(share < 1 for share in shares), f"== {len(model)}"),
-        ("channel_error_ratio", max(shares), "< 1"),  # of the matrix where rows help least
-        ("max_error_steps", max(max(small["steps"]) for small in found.values()), "<= 0.5"),
+        ("int4_channel_increase", int4_rows["increase"], "<= 0.25"),
+        ("int4_gain_error", standard_error(gains), ""),  # of what rows gain in loss, name by name
+        ("channel_error_ratio", max(error_ratios), "< 1"),  # of the matrix where rows help least
+        ("max_error_steps", f"{furthest:.6f}", "<= 0.500016"),  # of all; scales: 255 * 2^-24 more
         ("int8_weights_ratio", float_bytes / int8["weight_bytes"], "== 4"),
         ("int4_weights_ratio", float_bytes / int4["weight_bytes"], "== 8"),
         ("int8_ratio", int8["ratio"], ""),  # with the scales
         ("int4_ratio", int4["ratio"], ""),
-        ("int4_channel_ratio", int4_rows["ratio"], ""),
         ("runtime_seconds", time.perf_counter() - started, "< 360"),
     ]
     print_results(rows)

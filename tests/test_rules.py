@@ -167,18 +167,6 @@ FIRST_STEPS = {
             print(step["before"], step["after"], step["batch"][0])
         print(judge(as_floats(policy), base, [0, 3, 8], chars))
     """,
-    "microquant": """
-        names = load_names()
-        random.shuffle(names)
-        chars = sorted(set("".join(names)))
-        model = init_model(len(chars) + 1)
-        for loss in itertools.islice(train(model, names, chars), 5):
-            print(repr(loss))
-        model = {name: [floats(row) for row in matrix] for name, matrix in model.items()}
-        q = quantize_model(model, 4, zero_point, True)
-        print(q["rms"], q["all_bytes"], mean_loss(q["model"], [encode(names[0], chars)]))
-        print([sample(q["model"], chars) for _ in range(5)])
-    """,
     "microkv": """
         names = random.sample(load_names(), 50)
         chars = sorted(set("".join(names)))
@@ -201,6 +189,18 @@ FIRST_STEPS = {
         for title, strategy in ways_to_ask(*models)[1].items():
             print(title, strategy(encode("an", chars)[:-1]))
         print(try_out(*(softmax(read(model, [0], {})[-1]) for model in models), 100))
+    """,
+    "microquant": """
+        names = load_names()
+        random.shuffle(names)
+        chars = sorted(set("".join(names)))
+        model = init_model(len(chars) + 1)
+        for loss in itertools.islice(train(model, names, chars), 5):
+            print(repr(loss))
+        model = {name: [floats(row) for row in matrix] for name, matrix in model.items()}
+        q = quantize_model(model, 4, zero_point, True)
+        print(q["errors"], q["all_bytes"], all_losses(q["model"], [encode(names[0], chars)]))
+        print([sample(q["model"], chars) for _ in range(5)])
     """,
 }
 
