@@ -21,10 +21,23 @@ def scripts_of(item):
     return [params.get("name") or item.module.__name__.rpartition("test_")[2]]
 
 
+def tries_a_copy(item):
+    """Whether a test of shared code tries it in another script than the one it is copied from.
+
+    The quick tier tries one of them: test_rules shows that the others are the same code.
+    """
+    original = {"test_autograd": "microgpt", "test_preference": "microdpo"}.get(
+        item.module.__name__
+    )
+    values = item.callspec.params.values() if hasattr(item, "callspec") else []
+    names = [value for value in values if isinstance(value, str) and value in SCRIPTS]
+    return original is not None and names not in ([], [original])
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
-        if set(scripts_of(item)) - QUICK:
+        if set(scripts_of(item)) - QUICK or tries_a_copy(item):
             item.add_marker("slow")
 
 
