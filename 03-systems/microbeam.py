@@ -193,10 +193,10 @@ def transformer(model, token_id, pos_id, cache):
     """Logits [vocab_size] for what follows `token_id` at position `pos_id`: microgpt's gpt().
 
     Two things differ: the width is that of the model's own vectors, with heads of head_dim numbers,
-    and there is one layer. `cache`: {} or the keys and values of all positions before this one.
+    and the loop over its one layer is gone. `cache`: {} or keys and values of earlier positions.
     """
     x = rmsnorm([t + p for t, p in zip(model["wte"][token_id], model["wpe"][pos_id])])
-    h = rmsnorm(x)  # into attention, then into the MLP
+    h = rmsnorm(x)  # into attention
     q = linear(h, model["attn_wq"])
     cache.setdefault("keys", []).append(linear(h, model["attn_wk"]))
     cache.setdefault("values", []).append(linear(h, model["attn_wv"]))
@@ -227,7 +227,7 @@ def read(model, tokens, cache):
 
     Here the n positions take n times as long. On a GPU they are one matrix product: reading the
     weights from memory takes most of the time, and they are read once. So a call over a few known
-    tokens costs about as much as over one, and calls are what the table below counts.
+    tokens costs about as much as over one, and calls are what the printed table counts.
     """
     seen = len(cache["keys"]) if cache else 0
     return [transformer(model, token, i, cache) for i, token in enumerate(tokens[seen:], seen)]
@@ -241,7 +241,7 @@ def rewind(cache, length):
 
 # === TRAINING: both models on the same names, for the same number of steps ===
 def log_prob(model, tokens, given):
-    """log p(tokens | the first `given` of them) in nats: the sum over the others, end included."""
+    """log p(tokens | the first `given` of them) in nats: the sum over the others."""
     total = 0.0
     for logits, token in zip(read(model, tokens[:-1], {})[given - 1 :], tokens[given:]):
         total = total + log(softmax(logits)[token])  # chain rule: log of the product of all p
@@ -276,7 +276,7 @@ def train(model, names, chars):
 
 
 # === INFERENCE: the same logits, asked in different ways ===
-# First, four ways to make logits [vocab_size] a distribution to draw the next token from.
+# First, ways beside softmax to make logits [vocab_size] a distribution of the next token.
 
 
 def ranking(probs):
@@ -285,7 +285,7 @@ def ranking(probs):
 
 
 def keep(probs, kept):
-    """The distribution without all but the `kept` token ids: the rest is scaled up to sum to 1."""
+    """probs with all tokens outside `kept` set to 0, rescaled to sum to 1."""
     total = math.fsum(probs[i] for i in kept)
     return [p / total if i in kept else 0.0 for i, p in enumerate(probs)]
 
@@ -303,17 +303,14 @@ def tempered(logits, t):
 def top_k(logits, k):
     """The k most probable tokens (Fan et al. 2018): unlikely ones are many, and one spoils a name.
 
-    But k is the same where the model is sure and lesser tokens get in, and where all is possible.
+    But k is fixed: too many where the model is sure, too few where it is not.
     """
     probs = softmax(logits)
     return keep(probs, ranking(probs)[:k])
 
 
 def top_p(logits, p):
-    """The fewest tokens, most probable first, that together have p (Holtzman et al. 2020).
-
-    They call it the nucleus: small where the model is sure, large where it is not.
-    """
+    """The nucleus (Holtzman et al. 2020): most probable first, only as many as together have p."""
     probs = softmax(logits)
     kept, mass = [], 0.0
     for i in ranking(probs):
@@ -336,12 +333,12 @@ def is_finished(tokens):
 
 # All strategies below take a prompt, tokens that start with a boundary. They return it completed,
 # and for each call of the target the tokens drafted for that call and how many of them it accepted.
-def decode(model, prompt, shape):
-    """One token a call, drawn from shape(logits): greedy or one of the others above."""
+def decode(model, prompt, to_probs):
+    """One token a call, drawn from to_probs(logits): softmax or one of the others above."""
     tokens, cache, calls = [*prompt], {}, []
     while not is_finished(tokens):
         logits = read(model, tokens, cache)[-1]  # after the newest token
-        tokens.append(draw(shape(logits)))
+        tokens.append(draw(to_probs(logits)))
         calls.append(([], 0))  # nobody drafts here
     return tokens, calls
 
@@ -349,8 +346,8 @@ def decode(model, prompt, shape):
 def beam_search(model, prompt, width):
     """Of all that grows out of the `width` best prefixes, keep the `width` best, and so on.
 
-    Best is the largest log-probability. Width 1 is greedy; with no bound on it the search is
-    exhaustive. In between, the prefix of the best sequence, or of greedy's, may drop out.
+    Best is the largest log-probability. Width 1 is greedy; with no bound on it the search finds the
+    best of all. In between, the prefix of the best sequence, or of greedy's, may drop out.
     """
     beam, calls = [(0.0, [*prompt], {})], []  # (log-probability, tokens, cache), the best first
     # To grow only lowers a log-probability: once the first one is finished, none can overtake it.
@@ -369,11 +366,11 @@ def beam_search(model, prompt, width):
             (score, tokens, {kind: [*rows] for kind, rows in cache.items()})
             for score, tokens, cache in candidates[:width]
         ]
-        # All prefixes go through the model as a batch: one call, and the work of many. The search
-        # may go on after its winner is complete, so there are more calls than tokens.
+        # All prefixes would go through the model as a batch: one call. The search may go on after
+        # its winner is complete, so there are more calls than tokens.
         calls.append(([], 0))
-    # Each token has its price, so short sequences win. Translation divides the score by a power of
-    # the length (Wu et al. 2016); for stories even the best sequence is a dull one.
+    # Each token has its price, so short sequences win. Translation divides the score by
+    # ((5 + length) / 6)^alpha (Wu et al. 2016, eq. 14).
     return beam[0][1], calls
 
 
@@ -389,14 +386,14 @@ def beam_search(model, prompt, width):
 # argmax; if not, the residual is all on the target's.
 
 
-def propose(draft, tokens, cache, shape, k):
+def propose(draft, tokens, cache, to_probs, k):
     """Up to k tokens [n] to follow `tokens`, and the distributions q [n][V] they were drawn from.
 
     Fewer if one is a boundary, or if the context would leave the target no room for its own.
     """
-    drafted, q = [], []
-    while len(drafted) < min(k, block_size - len(tokens)) and tokens[0] not in drafted:
-        q.append(shape(read(draft, tokens + drafted, cache)[-1]))  # a call for each: it is small
+    drafted, q, boundary = [], [], tokens[0]
+    while len(drafted) < min(k, block_size - len(tokens)) and boundary not in drafted:
+        q.append(to_probs(read(draft, tokens + drafted, cache)[-1]))  # a call for each: it is small
         drafted.append(draw(q[-1]))
     return drafted, q
 
@@ -412,19 +409,19 @@ def verify(drafted, q, p):
     return len(drafted), draw(p[-1])  # all of them: the call has one more token to give
 
 
-def speculate(target, draft, prompt, shape, k):
-    """What decode(target, prompt, shape) does, in fewer calls of the target.
+def speculate(target, draft, prompt, to_probs, k):
+    """What decode(target, prompt, to_probs) does, in fewer calls of the target.
 
-    If each draft is accepted with probability a, a call yields 1 + a + ... + a^k tokens (eq. 1 of
-    Leviathan et al.): a larger k pays less and less, and drafting is not free.
+    If each draft is accepted independently with probability a, a call yields 1 + a + ... + a^k
+    tokens (eq. 1 of Leviathan et al.). Names yield fewer: they end, and a draft stops at the end.
     """
     tokens, target_cache, draft_cache, calls = [*prompt], {}, {}, []
     while not is_finished(tokens):
-        drafted, q = propose(draft, tokens, draft_cache, shape, k)
+        drafted, q = propose(draft, tokens, draft_cache, to_probs, k)
         logits = read(target, tokens + drafted, target_cache)[-len(drafted) - 1 :]  # not the prompt
-        accepted, own = verify(drafted, q, [shape(row) for row in logits])
+        accepted, own = verify(drafted, q, [to_probs(row) for row in logits])
         tokens += drafted[:accepted]
-        if not is_finished(tokens):
+        if not is_finished(tokens):  # after an accepted boundary there is nothing to add
             tokens.append(own)
         for cache in (target_cache, draft_cache):
             rewind(cache, len(tokens) - 1)  # rejected tokens were read; the newest one was not
@@ -433,29 +430,34 @@ def speculate(target, draft, prompt, shape, k):
 
 
 def ways_to_ask(target, draft):
-    """By title: functions from logits to a distribution, and from a prompt to tokens and calls."""
+    """By title: functions from logits to a distribution; strategies, each with: is there chance?"""
     partial = functools.partial
-    shapes = {
+    ways = {
         "greedy": greedy,
         "plain": softmax,  # what the model believes
         f"temperature {temperature}": partial(tempered, t=temperature),
         f"top-k {kept_tokens}": partial(top_k, k=kept_tokens),
         f"top-p {kept_mass}": partial(top_p, p=kept_mass),
     }
-    strategies = {title: partial(decode, target, shape=s) for title, s in shapes.items()}
+    strategies = {t: (partial(decode, target, to_probs=w), w != greedy) for t, w in ways.items()}
     for width in beam_widths:
-        strategies[f"beam {width}"] = partial(beam_search, target, width=width)
-    speculative = partial(speculate, target, draft)
+        strategies[f"beam {width}"] = partial(beam_search, target, width=width), False
+    drafting = partial(speculate, target, draft)
     for k in draft_lens:
-        strategies[f"greedy, draft {k}"] = partial(speculative, shape=greedy, k=k)
-    # Any of the shapes will do, as long as target and draft are given the same one.
-    strategies[f"plain, draft {draft_len}"] = partial(speculative, shape=softmax, k=draft_len)
-    return shapes, strategies
+        strategies[f"greedy, draft {k}"] = partial(drafting, to_probs=greedy, k=k), False
+    # Any way will do, and for the draft even another: that costs acceptance, not exactness.
+    strategies[f"plain, draft {draft_len}"] = partial(drafting, to_probs=softmax, k=draft_len), True
+    return ways, strategies
 
 
 def distance(p, q):
-    """Total variation, 1 - sum min(p, q): of the drafts from q, the share that p rejects."""
+    """Total variation of two distributions: 1 - sum min(p, q), the share rejected."""
     return 0.5 * math.fsum(abs(a - b) for a, b in zip(p, q))
+
+
+def redrawn_from_p(p, q):
+    """The tempting mistake, p for the residual: tokens with q < (1 - distance) p stay too rare."""
+    return [min(a, b) + distance(p, q) * a for a, b in zip(p, q)]
 
 
 def try_out(p, q, n):
@@ -463,7 +465,7 @@ def try_out(p, q, n):
     by_rejection = []
     for _ in range(n):
         x = draw(q)
-        accepted, own = verify([x], [q], [p, p])  # a draft of one token
+        accepted, own = verify([x], [q], [p, p])  # the second p, for a further token, is not used
         by_rejection.append(x if accepted else own)
     directly = [draw(p) for _ in range(n)]
     return [[tokens.count(i) / n for i in range(len(p))] for tokens in (by_rejection, directly)]
@@ -480,16 +482,15 @@ def evaluate(target, strategy, prompts):
     outputs, calls = zip(*[strategy(prompt) for prompt in prompts])
     all_calls = list(itertools.chain(*calls))
     proposed = sum(len(drafted) for drafted, _ in all_calls)
-    given = [len(prompt) for prompt in prompts]
-    valid = [is_valid(tokens, p, len(target["wte"])) for tokens, p in zip(outputs, prompts)]
     return {
         "outputs": outputs,
         "calls": calls,
-        "invalid": valid.count(False),
-        "log_probs": [log_prob(target, tokens, n) for tokens, n in zip(outputs, given)],
-        "unique": len(set(map(tuple, outputs))),  # different ones
+        "invalid": sum(not is_valid(t, p, len(target["wte"])) for t, p in zip(outputs, prompts)),
+        "log_probs": [log_prob(target, t, len(p)) for t, p in zip(outputs, prompts)],
+        "unique": len(set(map(tuple, outputs))) / len(set(map(tuple, prompts))),  # for each prompt
         "acceptance": sum(accepted for _, accepted in all_calls) / max(1, proposed),
-        "tokens_per_call": (sum(map(len, outputs)) - sum(given)) / len(all_calls),
+        "tokens_per_call": (sum(map(len, outputs)) - sum(map(len, prompts))) / len(all_calls),
+        "drafts_per_call": proposed / len(all_calls),  # each is a call of the draft
     }
 
 
@@ -509,32 +510,33 @@ def mean(values):
     return math.fsum(values) / len(values)  # fsum rounds once, so alike on every Python
 
 
-def show_shapes(shapes, logits, chars):
+def show_ways(ways, logits, chars):
     """Print the distributions that the next token would be drawn from, in percent."""
     letters, columns, rest = [*chars, "."], ranking(logits)[:12], ranking(logits)[12:]
     print(f"{'':16}" + "".join(f"{letters[i]:>4}" for i in columns) + "  others")
-    for title, shape in shapes.items():
-        percent = [100 * p for p in shape(logits)]
-        others = math.fsum(percent[i] for i in rest)
+    for title, way in ways.items():
+        percent = [100 * p for p in way(logits)]
         cells = "".join(f"{percent[i]:4.0f}" if percent[i] else "   -" for i in columns)
-        print(f"{title:<16}{cells}{others:8.0f}")
+        print(f"{title:<16}{cells}{math.fsum(percent[i] for i in rest):8.0f}")
 
 
-def show_strategies(found, real, chars):
+def show_strategies(found, real, chars, draft_cost):
     """Print a line for each strategy, with its outputs for the first three prompts."""
-    print("\nShares: below greedy's log-prob on the same prompt, real names, accepted drafts.")
-    print(f"{'strategy':<21}{'output':<25}log-prob below   unique  real  tokens/call  accepted")
+    print("\nlog-prob: of a completion, nats; below: share below greedy's; real: share in the list")
+    print(f"unique: outputs a prompt; gain: tokens/call if a draft costs {draft_cost:.2f} calls")
+    print("strategy         log-prob  below  unique  real  tokens/call  accepted  gain  output")
     greedily = found["greedy"]["log_probs"]
     for title, result in found.items():
         names = [spell(tokens, chars) for tokens in result["outputs"]]
         scores, known = result["log_probs"], mean([name in real for name in names])
-        below = mean([score < other for score, other in zip(scores, greedily * num_draws)])
-        accepted = f"{result['acceptance']:.2f}" if result["acceptance"] else "-"
-        print(
-            f"{title:<21}{' '.join(names[:3])[:24]:<25}{mean(scores):8.2f}{below:6.2f}"
-            f"{result['unique']:5d}/{len(names):<3d}{known:6.2f}"
-            f"{result['tokens_per_call']:13.2f}{accepted:>10}"
+        below = mean([a < b for a, b in zip(scores, itertools.cycle(greedily))])
+        tokens, drafts = result["tokens_per_call"], result["drafts_per_call"]
+        accepted = f"{result['acceptance']:.2f}" if drafts else "-"
+        numbers = (
+            f"{mean(scores):9.2f}{below:7.2f}{result['unique']:8.2f}{known:6.2f}{tokens:13.2f}"
         )
+        gain = tokens / (1 + draft_cost * drafts)
+        print(f"{title:<16}{numbers}{accepted:>10}{gain:6.2f}  {' '.join(names[:3])}")
 
 
 def draw_cost(title, model, tokens, given, chars):
@@ -576,27 +578,26 @@ def print_results(rows):
 def result_rows(found, p, q, by_rejection, directly):
     """Rows for print_results(): of the strategies, then of the draws of one token."""
     greedily, beam = found["greedy"], found[f"beam {beam_width}"]
-    drafted, sampled = (found[f"{way}, draft {draft_len}"] for way in ("greedy", "plain"))
+    speculated, sampled = (found[f"{way}, draft {draft_len}"] for way in ("greedy", "plain"))
     beam_bound = f"> {mean(greedily['log_probs']) + 0.1:.4f}"
-    losses = sum(map(float.__lt__, beam["log_probs"], greedily["log_probs"]))
-    changes = sum(map(list.__ne__, drafted["outputs"], greedily["outputs"]))
-    # The tempting mistake, to draw from p after a rejection: what both like comes out too often.
-    naive = [min(a, b) + distance(p, q) * a for a, b in zip(p, q)]
+    losses = sum(a < b for a, b in zip(beam["log_probs"], greedily["log_probs"]))
+    changes = sum(a != b for a, b in zip(speculated["outputs"], greedily["outputs"]))
     return [
         ("invalid_outputs", sum(result["invalid"] for result in found.values()), "== 0"),
         ("greedy_log_prob", mean(greedily["log_probs"]), ""),
         ("beam_log_prob", mean(beam["log_probs"]), beam_bound),
         ("beam_losses", losses, ""),
-        ("greedy_unique", greedily["unique"], ""),
-        ("top_k_unique", found[f"top-k {kept_tokens}"]["unique"], f"> {greedily['unique']}"),
-        ("top_p_unique", found[f"top-p {kept_mass}"]["unique"], f"> {greedily['unique']}"),
+        # For each prompt, of num_draws; greedy would say the same thing every time: 1.
+        ("top_k_unique", found[f"top-k {kept_tokens}"]["unique"], "> 2"),
+        ("top_p_unique", found[f"top-p {kept_mass}"]["unique"], "> 2"),
         ("speculative_changes", changes, "== 0"),
-        ("acceptance_rate", drafted["acceptance"], "> 0.5"),
-        ("tokens_per_target_call", drafted["tokens_per_call"], "> 1.5"),
+        ("acceptance_rate", speculated["acceptance"], "> 0.5"),
+        ("tokens_per_target_call", speculated["tokens_per_call"], "> 1.5"),
         ("sampling_acceptance_rate", sampled["acceptance"], ""),
         ("sampling_tokens_per_call", sampled["tokens_per_call"], "> 1.5"),
+        # The first two are exact, the others of draws: direct_distance is their noise.
         ("draft_distance", distance(p, q), "> 0.05"),
-        ("naive_distance", distance(p, naive), ""),
+        ("naive_distance", distance(p, redrawn_from_p(p, q)), ""),
         ("direct_distance", distance(p, directly), ""),
         ("rejection_distance", distance(p, by_rejection), "< 0.03"),
     ]
@@ -627,15 +628,14 @@ def main():
 
     prompts = [encode(start, chars)[:-1] for start in dict.fromkeys(name[:2] for name in heldout)]
     prompts = prompts[:num_prompts]  # each of them once
-    shapes, strategies = ways_to_ask(target, draft)
-    print(f"\nWhat may follow '{spell(prompts[0], chars)}', in percent:")
-    show_shapes(shapes, read(target, prompts[0], {})[-1], chars)
+    ways, strategies = ways_to_ask(target, draft)
+    print(f"\nAfter '{spell(prompts[0], chars)}', in percent (. ends a name, - is exactly 0):")
+    show_ways(ways, read(target, prompts[0], {})[-1], chars)
     found = {}
-    for title, strategy in strategies.items():
-        # To ask the others twice would bring the same answer twice.
-        is_random = title.startswith(("plain", "temperature", "top"))
+    for title, (strategy, is_random) in strategies.items():
         found[title] = evaluate(target, strategy, prompts * (num_draws if is_random else 1))
-    show_strategies(found, set(names), chars)
+    size = {name: value for name, value, _ in rows}  # a draft's cost by that: weights to be read
+    show_strategies(found, set(names), chars, size["draft_params"] / size["target_params"])
 
     both = {title: found[title] for title in ("greedy", f"beam {beam_width}")}
     gains = [b - a for a, b in zip(*(result["log_probs"] for result in both.values()))]
@@ -643,19 +643,17 @@ def main():
     print(f"\nThe largest gain of beam {beam_width}; a letter stands for 0.1 nats of its own cost:")
     for title, result in both.items():
         draw_cost(title, target, result["outputs"][i], len(prompts[i]), chars)
-    print(
-        f"\nUp to {draft_len} drafted a call: accepted, (rejected), the target's OWN, | next call:"
-    )
-    drafted = found[f"greedy, draft {draft_len}"]
+    print(f"\nUp to {draft_len} drafts a call: accepted, (rejected), the target's OWN; . ends it:")
+    speculated = found[f"greedy, draft {draft_len}"]
     for i, prompt in enumerate(prompts[:6]):
-        draw_calls(prompt, drafted["outputs"][i], drafted["calls"][i], chars)
+        draw_calls(prompt, speculated["outputs"][i], speculated["calls"][i], chars)
 
-    nexts = [[softmax(read(model, t, {})[-1]) for model in (target, draft)] for t in prompts]
-    p, q = max(nexts, key=lambda pair: distance(*pair))  # where most drafts are rejected
+    pairs = [[softmax(read(model, t, {})[-1]) for model in (target, draft)] for t in prompts]
+    i, (p, q) = max(enumerate(pairs), key=lambda pair: distance(*pair[1]))  # most are rejected
     by_rejection, directly = try_out(p, q, num_trials)
-    print(f"\nWhere the two models differ most: the next token, {num_trials} draws of it.")
+    print(f"\nAfter '{spell(prompts[i], chars)}', where they differ most: {num_trials} draws")
     columns = {"target": p, "draft": q, "by rejection": by_rejection, "directly": directly}
-    draw_distributions(columns, chars)
+    draw_distributions(columns | {"p for residual": redrawn_from_p(p, q)}, chars)
     rows += result_rows(found, p, q, by_rejection, directly)
     print_results([*rows, ("runtime_seconds", time.perf_counter() - started, "< 420")])
 

@@ -179,18 +179,6 @@ FIRST_STEPS = {
         print(list(itertools.islice(write(model, texts[0]), 5)))
         print(list(serve([len(text) for text in texts], 4)))
     """,
-    "microbeam": """
-        names = load_names()
-        chars = sorted(set("".join(names)))
-        models = [init_weights(len(chars) + 1, n) for n in (target_embd, draft_embd)]
-        for model in models:
-            for loss in itertools.islice(train(model, names, chars), 5):
-                print(repr(loss))
-        models = [{key: [floats(row) for row in w] for key, w in m.items()} for m in models]
-        for title, strategy in ways_to_ask(*models)[1].items():
-            print(title, strategy(encode("an", chars)[:-1]))
-        print(try_out(*(softmax(read(model, [0], {})[-1]) for model in models), 100))
-    """,
     "microquant": """
         names = load_names()
         random.shuffle(names)
@@ -202,6 +190,18 @@ FIRST_STEPS = {
         q = quantize_model(model, 4, zero_point, True)
         print(q["errors"], q["all_bytes"], all_losses(q["model"], [encode(names[0], chars)]))
         print([sample(q["model"], chars) for _ in range(5)])
+    """,
+    "microbeam": """
+        names = load_names()
+        chars = sorted(set("".join(names)))
+        models = [init_weights(len(chars) + 1, n) for n in (target_embd, draft_embd)]
+        for model in models:
+            for loss in itertools.islice(train(model, names, chars), 5):
+                print(repr(loss))
+        models = [{key: [floats(row) for row in w] for key, w in m.items()} for m in models]
+        for title, (strategy, _) in ways_to_ask(*models)[1].items():
+            print(title, strategy(encode("an", chars)[:-1]))
+        print(try_out(*(softmax(read(model, [0], {})[-1]) for model in models), 100))
     """,
 }
 
