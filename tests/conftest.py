@@ -1,7 +1,8 @@
 """Run each script once, as many at a time as there are cores, for all the tests that look at it.
 
 A test module `test_<script>.py` gets its script as the fixture `script` (the imported module) and a
-finished run of it as `run`. Tests that need the run of a script outside QUICK are marked slow.
+finished run of it as `run`. Tests that need the run of a script outside QUICK are marked whole and
+slow; those that try a copy of shared code, slow.
 """
 
 import concurrent.futures
@@ -37,7 +38,10 @@ def tries_a_copy(item):
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
-        if set(scripts_of(item)) - QUICK or tries_a_copy(item):
+        whole = bool(set(scripts_of(item)) - QUICK)
+        if whole:
+            item.add_marker("whole")
+        if whole or tries_a_copy(item):
             item.add_marker("slow")
 
 

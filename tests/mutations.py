@@ -2,7 +2,7 @@
 
     python tests/mutations.py [microgpt ...]
 
-Each break is one replacement in a copy of the repository. The quick tests of its script (and those
+Each break is one replacement in a copy of the repository. The unit tests of its script (and those
 of the shared blocks) must fail; a break that they pass is a survivor, and the exit status 1.
 """
 
@@ -607,7 +607,18 @@ def first_failure(name, broken):
         tests = [f"tests/test_{name}.py", "tests/test_autograd.py"]
         tests += ["tests/test_load_names.py"] if name == "microtokenizer" else []
         pick = f"{name} or load_names"  # of the tests that go through all scripts, its own
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", "-k", pick, *tests]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-m",
+            "not whole",
+            "-k",
+            pick,
+            *tests,
+        ]
         done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
     failed = re.search(r"(?m)^(?:FAILED|ERROR) \S*?(?:::(\S+)| -|$)", done.stdout)
     return (failed[1] or "collection") if done.returncode else None

@@ -302,6 +302,7 @@ def test_steps_of_training_are_adam_on_one_pair_after_the_other(script):
         assert [script.floats(r) for r in values[key]] == [script.floats(r) for r in rows]
 
 
+@pytest.mark.slow
 def test_training_raises_the_margin_and_more_so_for_a_small_beta(script):
     (reference,) = float_models(script, count=1)
     pair, margins = pair_of(script), []

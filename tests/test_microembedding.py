@@ -175,6 +175,7 @@ def test_a_version_that_spells_a_held_out_name_is_left_out(script, monkeypatch):
     assert weights == expected  # what is left is a batch of one
 
 
+@pytest.mark.slow
 def test_training_brings_versions_together_and_names_apart(script, monkeypatch):
     monkeypatch.setattr(script, "num_steps", 60)
     names = script.load_names()[:400]

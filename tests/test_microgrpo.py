@@ -407,6 +407,7 @@ def test_a_step_is_adam_on_the_mean_loss_of_answers_that_keep_their_old_probabil
         assert flat(weights) == pytest.approx(state, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_training_raises_the_exact_probability_of_what_is_preferred(script, monkeypatch):
     weights, _ = small_models(script, monkeypatch)
 

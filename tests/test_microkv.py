@@ -230,7 +230,9 @@ def test_scores_and_values_are_all_multiplications_in_attention(script):
     assert set(script.multiplies) == {"scores", "values"}
 
 
-@pytest.mark.parametrize("prompt", [[26], [26, 4, 0, 11], TOKENS])
+@pytest.mark.parametrize(
+    "prompt", [pytest.param([26], marks=pytest.mark.slow), [26, 4, 0, 11], TOKENS]
+)
 def test_write_compares_the_two_ways(script, prompt):
     """Every step: equal logits, counts by the formula, both bytes; tokens as drawn by hand."""
     model = weights(script)

@@ -295,6 +295,7 @@ def test_full_fine_tuning_changes_every_matrix(script):
     assert all(matrix != weights[key] for key, matrix in script.as_floats(model).items())
 
 
+@pytest.mark.slow
 def test_an_adapter_learns(script):
     random.seed(1)
     base = script.init_model(27)
@@ -361,6 +362,7 @@ def test_paired_gain(script):
     assert error == pytest.approx(statistics.stdev(gains) / 2)
 
 
+@pytest.mark.slow
 def test_sampling_follows_the_tempered_distribution(script, monkeypatch):
     weights = base_weights(script)
     weights |= adapter_weights(script, weights)

@@ -185,6 +185,7 @@ def test_a_training_step_goes_down_the_pairs_gradient(script, monkeypatch):
         assert trained[k][i][j] == pytest.approx(expected, rel=1e-9, abs=1e-8)
 
 
+@pytest.mark.slow
 def test_reward_model_learns_the_taste_from_pairs(script):
     """A few hundred pairs; accuracy on names that it never saw."""
     names = [n for n in dict.fromkeys(script.load_names()) if len(n) < script.block_size]
