@@ -52,6 +52,13 @@ def pytest_collection_finish(session):
     if not session.config.option.collectonly:
         for name in dict.fromkeys(name for item in session.items for name in scripts_of(item)):
             session.config.runs[name] = session.config.pool.submit(python, SCRIPTS[name])
+        for item in session.items:
+            if "seeded_runs" in item.fixturenames:
+                name = item.callspec.params["name"]
+                session.config.runs["seeded", name] = [
+                    session.config.pool.submit(python, *item.module.short(name), PYTHONHASHSEED=s)
+                    for s in "17"
+                ]
 
 
 def pytest_sessionfinish(session):
@@ -82,3 +89,9 @@ def run(request):
 @pytest.fixture
 def runs(request):
     return [finished(request.config, name) for name in scripts_of(request.node)]
+
+
+@pytest.fixture
+def seeded_runs(request, name):
+    """Two finished processes that ran a script, or its first steps, with different hash seeds."""
+    return [done.result() for done in request.config.runs["seeded", name]]

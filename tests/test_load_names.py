@@ -155,6 +155,7 @@ def test_refused_connection(folder):
     assert left_behind(folder) == []
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers(folder, serve):
     never = threading.Event()
     result = load_names(folder, serve(lambda connection: never.wait(20)))
@@ -163,6 +164,7 @@ def test_a_server_that_never_answers(folder, serve):
     assert left_behind(folder) == []
 
 
+@pytest.mark.slow
 def test_a_server_that_stops_in_the_middle(folder, serve):
     never = threading.Event()
 
@@ -211,6 +213,7 @@ def test_no_two_runs_share_a_temporary_file(folder, serve):
     assert runs[0][1].splitlines()[0] != runs[1][1].splitlines()[0]
 
 
+@pytest.mark.slow
 def test_four_runs_at_once_on_an_empty_cache(folder, serve):
     url = serve(http(NAMES))
     runs = [start_load(folder, url) for _ in range(4)]

@@ -193,6 +193,7 @@ def test_gradient_of_the_draft_equals_finite_differences(script):
             assert model[key][i][j].grad == pytest.approx(slope, rel=1e-5, abs=1e-8), key
 
 
+@pytest.mark.slow
 def test_training_is_microgpts(script):
     gpt = load("microgpt")
     names = ["emma", "bo", "bartholomewjamess", "q"]
@@ -418,6 +419,7 @@ def reference_greedy_speculation(script, target, draft, prompt, k):
 
 
 @pytest.mark.parametrize("k", [0, 1, 2, 5])
+@pytest.mark.slow
 def test_greedy_speculation_is_greedy_whatever_the_draft(script, k):
     agreed = 0
     for seed in range(3):
@@ -579,6 +581,7 @@ def test_the_rate_of_rejection_is_the_distance(script, monkeypatch):
 
 
 @pytest.mark.parametrize("shape", ["greedy", "softmax"])
+@pytest.mark.slow
 def test_caches_always_hold_what_a_fresh_reading_would(script, monkeypatch, shape):
     """Before each call of either model: keys and values of the tokens it has read, no others."""
     target, draft = (weights(script, n, seed=7, scale=4) for n in (16, 8))

@@ -300,6 +300,7 @@ def test_learning_rate_falls_linearly(script, monkeypatch):
     assert [lr for _, lr in rates] == pytest.approx([0.03, 0.0225, 0.015, 0.0075])
 
 
+@pytest.mark.slow
 def test_training_on_a_single_point_learns_its_noise(script):
     """The exact guess is (x_t - sqrt(alpha_bar) x0) / sqrt(1 - alpha_bar): linear, so learnable."""
     _, alpha_bars = script.make_schedule()

@@ -174,6 +174,7 @@ def test_the_scripts_definition_is_ours(small, causal):
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("std", [0.3, 20.0])
+@pytest.mark.slow
 def test_both_equal_the_definition_for_every_n_up_to_40(small, causal, std):
     rng = random.Random(1)
     for n in range(1, 41):

@@ -194,6 +194,7 @@ def test_sample_ends_at_the_boundary_or_the_context(script, monkeypatch):
     assert script.sample(weights, chars) == ""
 
 
+@pytest.mark.slow
 def test_sampling_follows_the_tempered_distribution(script, monkeypatch):
     """First characters of many samples against softmax(logits / temperature)."""
     weights = small_weights(script)
@@ -249,6 +250,7 @@ def published_start(script):
     return names
 
 
+@pytest.mark.slow
 def test_losses_follow_the_reference_engine(script):
     """20 steps to 1e-9: initialisation, model, gradient and Adam are all as published."""
     names = published_start(script)

@@ -336,6 +336,7 @@ def test_token_probs(script, monkeypatch):
 # --- training ---
 
 
+@pytest.mark.slow
 def test_reference_is_frozen(script, monkeypatch):
     monkeypatch.setattr(script, "step_prompts", 2)
     random.seed(5)

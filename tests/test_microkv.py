@@ -231,7 +231,7 @@ def test_scores_and_values_are_all_multiplications_in_attention(script):
 
 
 @pytest.mark.parametrize(
-    "prompt", [pytest.param([26], marks=pytest.mark.slow), [26, 4, 0, 11], TOKENS]
+    "prompt", [[26, 4, 0, 11], *(pytest.param(p, marks=pytest.mark.slow) for p in ([26], TOKENS))]
 )
 def test_write_compares_the_two_ways(script, prompt):
     """Every step: equal logits, counts by the formula, both bytes; tokens as drawn by hand."""
@@ -368,6 +368,7 @@ def test_the_learning_rate_falls_to_zero(script, monkeypatch):
     assert rates == pytest.approx([0.3, 0.225, 0.15, 0.075])
 
 
+@pytest.mark.slow
 def test_training_learns(script, monkeypatch):
     monkeypatch.setattr(script, "num_steps", 60)
     random.seed(1)

@@ -356,6 +356,7 @@ def test_training_steps_follow_adam_and_the_schedule(script, monkeypatch):
             assert all(p.grad == 0.0 for p in row)
 
 
+@pytest.mark.slow
 def test_training_learns_and_balances(script, monkeypatch):
     monkeypatch.setattr(script, "num_steps", 60)
     names = ["anna", "emma", "olivia", "mila", "lena", "elena", "noah", "liam"] * 30
@@ -389,6 +390,7 @@ def test_sample_reads_what_it_wrote(script, monkeypatch):
     assert seen == [[26, 26, 26], [26, 26, 4], [26, 4, 11], [4, 11, 8]]
 
 
+@pytest.mark.slow
 def test_sampling_follows_the_tempered_distribution(script, monkeypatch):
     monkeypatch.setattr(script, "max_length", 2)
     weights = some_model(script, scale=1.5)

@@ -529,6 +529,7 @@ def test_evaluate_counts_what_it_says(script, monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_training_learns_to_copy_and_to_remember(script, monkeypatch):
     """One fact asked with its text and without: the loss falls, and each step gives one loss."""
     random.seed(2)

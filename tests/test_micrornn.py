@@ -370,6 +370,7 @@ NAMES = ["".join(letters) for letters in itertools.product("abcdefghijklmnop", r
 
 
 @each_cell
+@pytest.mark.slow
 def test_sampling_follows_the_tempered_distribution(script, monkeypatch, kind):
     """First characters of many samples against softmax(scores / temperature)."""
     w, cell = small_weights(script, kind), cell_of(script, kind)

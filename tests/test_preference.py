@@ -88,6 +88,7 @@ def test_spell(script):
     assert script.spell([26, 0], CHARS) == "a"
 
 
+@pytest.mark.slow
 def test_completions_have_the_models_distribution(script, monkeypatch):
     (model,) = tiny_models(script, monkeypatch, 1)
     exact = {tuple(t): probability(script, model, t) for t in all_completions(0)}
