@@ -269,9 +269,9 @@ def init_model(parts, vocab_size):
     return w
 
 
+# A copy of a state_dict in plain numbers, for which no gradient is computed.
 def as_floats(w):
-    """A copy of a state_dict in plain numbers, for which no gradient is computed."""
-    return {name: [floats(row) for row in matrix] for name, matrix in w.items()}
+    return {key: [floats(row) for row in m] for key, m in w.items()}
 
 
 # === TRAINING: backpropagation through time, one name at a time ===

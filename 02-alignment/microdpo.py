@@ -407,7 +407,7 @@ def judge(model, reference, prompts, chars):
 def judge_pairs(policy, reference, pairs):
     """How often the chosen one is ahead, and mean log ratios of chosen and rejected, as a dict.
 
-    pair_accuracy is by the margin; ranking_accuracy by the likelihood, so by the reference, too.
+    pair_accuracy is by the margin, 0 at the base for any pair; ranking_accuracy by the likelihood.
     """
     ratios = [log_ratios(policy, reference, pair) for pair in pairs]
     return {

@@ -2,7 +2,7 @@
 
 After Shao et al. (2024, DeepSeekMath), without the two divisions that "Dr. GRPO" (Liu et al. 2025)
 takes out. The reward is computed by a rule, not by a learned model, as in DeepSeek-R1 (2025).
-Model, recipe and engine are those of microgpt, after Andrej Karpathy (2026), at half the width.
+Model, recipe and engine: microgpt's, after Andrej Karpathy (2026), at half its width and context.
 """
 
 import functools
@@ -21,7 +21,7 @@ block_size = 8  # the longest context: a boundary and 7 letters; longer names ar
 num_steps = 1000  # one name each, for the base model
 learning_rate, beta1, beta2, eps_adam = 0.01, 0.85, 0.99, 1e-8
 num_pair_names = 4000  # a pool: training takes its prompts, first letters, from here
-num_prompts = 1000  # from names held out, to judge a model by: one completion of each
+num_prompts = 1000  # first letters of names held out: at most 26 differ, what is new is each draw
 vowels, min_letters = "aeiouy", 4  # what the preference speaks of
 group_size, step_prompts, grpo_steps, inner_epochs = 8, 4, 40, 2  # DeepSeekMath: groups of 64
 clip_eps, kl_coef = 0.2, 0.1  # of a probability ratio; loss per nat away from the base
@@ -334,15 +334,16 @@ def sample_group(policy, reference, prompt, chars):
 
 
 def clipped_objective(ratio, advantage):
-    """min(ratio A, clip(ratio, 1 - eps, 1 + eps) A) (Schulman et al. 2017, PPO, eq. 7).
+    """min(r A, clip(r, 1 - eps, 1 + eps) A) (PPO: Schulman et al. 2017, eq. 7); whether it clips.
 
-    ratio is pi / pi_old of one token: at first 1, and its gradient grad log pi. After an update the
-    answers are stale, good for small changes only: what has moved by eps the way A wants gets a
-    constant, a float, and no gradient; what has moved the other way keeps it, however far.
+    A > 0, the token should get likelier:       (1 + eps) A  where r > 1 + eps, else  r A
+    A < 0, the token should get less likely:    (1 - eps) A  where r < 1 - eps, else  r A
+    r = pi / pi_old, 1 for new samples. What has moved by eps the right way gains nothing more, so
+    samples serve more than once. What has moved the wrong way keeps its gradient, to come back.
     """
     r = floats([ratio])[0]
-    clipped = min(max(r, 1 - clip_eps), 1 + clip_eps) * advantage
-    return clipped if clipped < r * advantage else ratio * advantage
+    clipped = min(max(r, 1 - clip_eps), 1 + clip_eps) * advantage  # a float: no gradient
+    return (clipped, True) if clipped < r * advantage else (ratio * advantage, False)
 
 
 def kl_estimate(prob, ref_prob):
@@ -359,9 +360,9 @@ def answer_loss(policy, tokens, advantage, old_probs, ref_probs):
     """Loss of one answer, and how many of its tokens are clipped."""
     loss, clipped = 0.0, 0
     for prob, old, ref in zip(token_probs(policy, tokens), old_probs, ref_probs, strict=True):
-        objective = clipped_objective(prob / old, advantage)  # the same advantage for every token
-        clipped += not isinstance(objective, Value)  # a float: the constant
-        loss = loss + kl_coef * kl_estimate(prob, ref) - objective  # RLHF's PPO: KL in the reward
+        objective, is_clipped = clipped_objective(prob / old, advantage)  # one A for all tokens
+        clipped += is_clipped
+        loss = loss + kl_coef * kl_estimate(prob, ref) - objective  # InstructGPT: KL in the reward
     # DeepSeekMath has means over the tokens: the longer a wrong answer, the less each is punished.
     return loss, clipped
 
@@ -480,8 +481,8 @@ def main():
     names = [name for name in dict.fromkeys(load_names()) if len(name) < block_size]
     random.shuffle(names)
     chars = sorted(set("".join(names)))  # the boundary is one more token
-    base_names, names = names[:num_steps], names[num_steps:]
-    firsts = [chars.index(name[0]) for name in names]  # a prompt each
+    base_names, others = names[:num_steps], names[num_steps:]
+    firsts = [chars.index(name[0]) for name in others]  # a prompt each
     own_prompts, prompts = firsts[:num_pair_names], firsts[num_pair_names:][:num_prompts]
     model = init_model(len(chars) + 1)
     for step, loss in enumerate(train(model, base_names, chars), 1):

@@ -1,9 +1,9 @@
 """To adapt a model, train a product of two thin matrices beside each frozen one.
 
-After Hu et al. (2021), on the GPT of microgpt.py. The base learns names from A to M, an adapter
-bends it to N to Z. Nearly all that it gains there is the first letter, and so is what it forgets:
-while it is on, the model hardly expects a name from A to M. (Low rank is no protection here;
-Biderman et al. 2024 found some.) Take it off, and the base is back, bit for bit.
+After Hu et al. (2021), on microgpt (Andrej Karpathy 2026). The base learns names from A to M, an
+adapter bends it to N to Z. Nearly all that it gains there is the first letter, and so is what it
+forgets: while it is on, the model hardly expects a name from A to M. (Low rank is no protection
+here; Biderman et al. 2024 found some.) Take it off, and the base is back, bit for bit.
 """
 
 import functools
@@ -341,8 +341,11 @@ def paired_gain(before, after):
 
 def max_difference(model, other, names, chars):
     """The largest difference between any two logits of the two models, over the names."""
-    pairs = ((token_logits(m, encode(n, chars)) for m in (model, other)) for n in names)
-    return max(abs(a - b) for x, y in pairs for p, q in zip(x, y) for a, b in zip(p, q))
+    differences = []
+    for tokens in (encode(name, chars) for name in names):
+        for rows in zip(token_logits(model, tokens), token_logits(other, tokens)):
+            differences += [abs(a - b) for a, b in zip(*rows)]
+    return max(differences)
 
 
 def sample(model, chars):

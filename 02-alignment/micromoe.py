@@ -267,8 +267,8 @@ def as_values(model):
     return {name: [[Value(w) for w in row] for row in matrix] for name, matrix in model.items()}
 
 
-def as_floats(model):
-    return {name: [floats(row) for row in matrix] for name, matrix in model.items()}
+def as_floats(w):
+    return {key: [floats(row) for row in m] for key, m in w.items()}
 
 
 def count_params(model, part=""):

@@ -2,7 +2,7 @@
 
 RLHF as in InstructGPT (Ouyang et al. 2022): pretrain a policy, learn a reward from pairs of which
 one was preferred, then raise that reward by PPO (Schulman et al. 2017). A rule plays the person.
-The policy is microgpt, after Andrej Karpathy (2026), at half the width; recipe and engine are its.
+Model, recipe and engine: microgpt's, after Andrej Karpathy (2026), at half its width and context.
 """
 
 import functools
@@ -21,7 +21,7 @@ block_size = 8  # the longest context: a boundary and 7 letters; longer names ar
 num_steps = 1000  # one name each, for the base model
 learning_rate, beta1, beta2, eps_adam = 0.01, 0.85, 0.99, 1e-8
 num_pair_names = 4000  # to make pairs and prompts of
-num_prompts = 1000  # from names held out, to judge a model by: one completion of each
+num_prompts = 1000  # first letters of names held out: at most 26 differ, what is new is each draw
 vowels, min_letters = "aeiouy", 4  # what the preference speaks of
 
 # The rest is this script's own. The policy's updates in PPO take learning_rate and Adam from above.
@@ -188,25 +188,13 @@ def dot(a, b):
 
 
 # --- AUTOGRAD DIFFERENCES IN THIS SCRIPT ---
-# This is the canonical code of docs/autograd-interface.md, with these additions:
-# - number(): the float in a Value or a float, where code has to decide by it
-# - clip(): for PPO's ratio
-
-
-# fmt: off
-def number(x): return x.data if isinstance(x, Value) else x
-# fmt: on
-
-
-def clip(x, low, high):
-    """x inside [low, high]; outside, the nearest edge: a constant, so no gradient passes."""
-    return x if low <= number(x) <= high else min(max(number(x), low), high)
+# None: this is the canonical code of docs/autograd-interface.md.
 
 
 # === MODEL: the policy, the reward model, the value function ===
+# A copy of a state_dict in plain numbers, for which no gradient is computed.
 def as_floats(w):
-    """A copy of a state_dict in plain numbers, for which no gradient is computed."""
-    return {name: [floats(row) for row in matrix] for name, matrix in w.items()}
+    return {key: [floats(row) for row in m] for key, m in w.items()}
 
 
 def softmax(logits):
@@ -466,17 +454,16 @@ def roll_out(policy, reference, reward, value_weights, prompt):
 
 
 def clipped_objective(ratio, advantage):
-    """min(r A, clip(r, 1 - eps, 1 + eps) A) (PPO, eq. 7), and whether the clip decided it.
+    """min(r A, clip(r, 1 - eps, 1 + eps) A) (PPO: Schulman et al. 2017, eq. 7); whether it clips.
 
     A > 0, the token should get likelier:       (1 + eps) A  where r > 1 + eps, else  r A
     A < 0, the token should get less likely:    (1 - eps) A  where r < 1 - eps, else  r A
-
-    Once it has moved a fifth the right way, to go on gains nothing, so that a few samples can be
-    used more than once. After a move the wrong way the gradient stays, to come back. This is no
-    wall: Adam's momentum, shared weights and the KL's gradient may still move the token.
+    r = pi / pi_old, 1 for new samples. What has moved by eps the right way gains nothing more, so
+    samples serve more than once. What has moved the wrong way keeps its gradient, to come back.
     """
-    plain, clipped = ratio * advantage, clip(ratio, 1 - clip_eps, 1 + clip_eps) * advantage
-    return (plain, False) if number(plain) <= number(clipped) else (clipped, True)
+    r = floats([ratio])[0]
+    clipped = min(max(r, 1 - clip_eps), 1 + clip_eps) * advantage  # a float: no gradient
+    return (clipped, True) if clipped < r * advantage else (ratio * advantage, False)
 
 
 def episode_objective(policy, episode, kl_price):
@@ -487,6 +474,7 @@ def episode_objective(policy, episode, kl_price):
     for p, (token, old_log_prob, advantage) in zip(probs, known, strict=True):
         ratio = exp(log(p[token]) - old_log_prob)  # r = pi / pi_old (eq. 6): 1 in the first epoch
         term, is_clipped = clipped_objective(ratio, advantage)
+        # No wall: Adam's momentum, shared weights and the KL's gradient may still move the token.
         total, num_clipped = total + term, num_clipped + is_clipped
     # Why a price: the reward model's view of what is unlike its names is an accident, and a policy
     # paid by it may go there (over-optimization: Gao et al. 2023). With a price c on the KL of
@@ -560,6 +548,11 @@ def judge(model, reference, prompts, chars):
 def ranking_accuracy(weights, pairs):
     """Share of the pairs whose chosen name has the higher score."""
     return mean([score(weights, chosen) > score(weights, rejected) for chosen, rejected in pairs])
+
+
+def least_kl(rate, base_rate):
+    """The least KL, in nats, of a policy with this preferred rate: that of yes and no alone."""
+    return kl_divergence([[rate, 1 - rate]], [[base_rate, 1 - base_rate]])
 
 
 def mean_reward(reward, names, chars):
@@ -649,12 +642,10 @@ def result_rows(base, policy, free, steps):
     episodes = [e for step in steps for e in step["batch"]]
     some = report_every * batch_size
     start, end = (mean([e["kl"] for e in part]) for part in (episodes[:some], episodes[-some:]))
-    # Rates of p from q need a KL at least as large as that of two such coins (data processing).
-    p, q = policy["preferred_rate"], base["preferred_rate"]
     # Advantages are counted from what V foresaw: an objective's level says little, its rise much.
     before, after = (mean([step[key] for step in steps]) for key in ("before", "after"))
     return rows + [
-        ("kl_least", kl_divergence([[p, 1 - p]], [[q, 1 - q]]), ""),
+        ("kl_least", least_kl(policy["preferred_rate"], base["preferred_rate"]), ""),
         ("kl_first_10_steps", start, ""),
         ("kl_last_10_steps", end, f"> {start:.4f}"),
         ("objective_before", before, ""),
@@ -673,8 +664,8 @@ def main():
     names = [name for name in dict.fromkeys(load_names()) if len(name) < block_size]
     random.shuffle(names)
     chars = sorted(set("".join(names)))  # the boundary is one more token
-    base_names, names = names[:num_steps], names[num_steps:]
-    pair_names, heldout = names[:num_pair_names], names[num_pair_names:]  # none of them twice
+    base_names, others = names[:num_steps], names[num_steps:]
+    pair_names, heldout = others[:num_pair_names], others[num_pair_names:]  # none of them twice
     prompts = [chars.index(name[0]) for name in heldout[:num_prompts]]  # first letters
     model = init_model(len(chars) + 1)
     for step, loss in enumerate(train(model, base_names, chars), 1):

@@ -1,6 +1,6 @@
 """Without a cache a decoder computes its past again at every token; with one, it pays in memory.
 
-The GPT of microgpt.py, but for any number of new tokens at once. Paging is from vLLM (Kwon et al.
+microgpt (Andrej Karpathy 2026), for any number of new tokens at once. Paging is vLLM's (Kwon et al.
 2023); here it is bookkeeping alone, and attention does not read through the tables of blocks.
 """
 

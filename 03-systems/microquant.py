@@ -1,9 +1,9 @@
 """Round every weight to one byte, or to half a byte, and the model still works.
 
-Post-training quantization of microgpt.py's GPT: by absmax (Dettmers et al. 2022, LLM.int8(),
-section 2) and zero-point (Jacob et al. 2018), with a scale a matrix ("per tensor") or a row ("per
-channel": Krishnamoorthi 2018). Only what is stored is rounded, the arithmetic stays in floats, as
-in GPTQ (Frantar et al. 2022). A quarter of a byte is too little for absmax with a scale a matrix.
+Post-training quantization of microgpt (Andrej Karpathy 2026): by absmax (Dettmers et al. 2022,
+LLM.int8(), section 2) and zero-point (Jacob et al. 2018), with a scale a matrix ("per tensor") or a
+row ("per channel": Krishnamoorthi 2018). Only what is stored is rounded, arithmetic is in floats,
+as with GPTQ (Frantar et al. 2022). In 2 bits, absmax with a scale a matrix is not enough.
 """
 
 import functools
@@ -448,7 +448,7 @@ def main():
         ("int8_loss_increase", int8["increase"], "<= 0.1"),
         ("int4_loss_increase", int4["increase"], "<= 0.25"),
         ("int2_loss_increase", int2["increase"], ""),
-        ("int4_channel_increase", int4_rows["increase"], "<= 0.25"),
+        ("int4_channel_increase", int4_rows["increase"], f"< {int4['increase']:.4f}"),
         ("int4_gain_error", standard_error(gains), ""),  # of what rows gain in loss, name by name
         ("channel_error_ratio", max(error_ratios), "< 1"),  # of the matrix where rows help least
         ("max_error_steps", f"{furthest:.6f}", "<= 0.500016"),  # of all; scales: 255 * 2^-24 more

@@ -140,7 +140,8 @@ def test_equal_rewards_give_no_advantage(script, reward):
 )
 def test_clipped_objective(script, ratio, advantage, value, slope):
     leaf = script.Value(ratio)
-    objective = script.clipped_objective(leaf * 1.0, advantage)
+    objective, is_clipped = script.clipped_objective(leaf * 1.0, advantage)
+    assert is_clipped == isinstance(objective, float)
     assert getattr(objective, "data", objective) == pytest.approx(value)
     assert isinstance(objective, float) == (slope == 0.0 and advantage != 0.0)
     if not isinstance(objective, float):

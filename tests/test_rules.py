@@ -40,7 +40,8 @@ SHARED_WITH_VALUE = {"exp", "log", "relu", "floats", "dot", "softmax", "linear",
 # DPO, PPO and GRPO teach one taste to one model of microgpt's making and judge it alike.
 SHARED_GPT = set("encode rmsnorm attend gpt init_model name_loss train".split())
 SHARED_TASK = set(
-    "spell is_preferred make_pairs complete completion_probs kl_divergence judge".split()
+    "spell is_preferred make_pairs complete completion_probs kl_divergence judge as_floats"
+    " show_names least_kl".split()
 )
 MAY_PRINT = re.compile(r"main|load_names|(draw|print|show)_\w+")
 
@@ -317,12 +318,17 @@ def test_main_starts_with_the_seed(name, source):
 def test_shared_blocks_are_the_same_code(name, source):
     shared = set(SHARED)
     if "Value" in source.definitions:
-        shared |= SHARED_WITH_VALUE
+        shared |= SHARED_WITH_VALUE | {"as_floats"}
     if "is_preferred" in source.definitions:
         shared |= SHARED_GPT | SHARED_TASK
     for function in sorted(shared & set(source.definitions)):
         reference = REFERENCE[function in SHARED_TASK]
         assert ast.dump(source.definitions[function]) == reference[function], function
+
+
+def test_ppo_and_grpo_clip_alike():
+    ppo, grpo = (functions_of(name)["clipped_objective"] for name in ("microppo", "microgrpo"))
+    assert ppo == grpo
 
 
 @each_script
