@@ -1,35 +1,48 @@
-"""load_names() on a server of its own, and on caches that are not what they should be.
+"""What a script does where something is missing, broken, or in its way.
 
-The function is the same code in every script (test_rules.py), so one copy is tested: in a process
-of its own, as a single file in an empty folder.
+At the end, every script. Before that load_names() in detail, on a server of its own and on caches
+that are not what they should be: it is the same code in every script (test_rules.py), so one copy
+is tried, in a process of its own, as a single file in an empty folder.
 """
 
 import hashlib
 import inspect
+import os
 import shutil
+import signal
 import socket
 import socketserver
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from harness import ROOT, SCRIPTS, environment
 
+WITH_NAMES = [name for name, path in SCRIPTS.items() if "def load_names" in path.read_text("utf-8")]
 NAMES = (ROOT / "01-foundations" / "names.txt").read_bytes()
 # Loads the names from the test's server. The timeout is checked, then shortened.
 CODE = """
     import functools, sys, urllib.request
     sys.path.insert(0, {folder!r})
-    import microtokenizer as script
+    import {name} as script
     script.NAMES_URL, script.NAMES_SHA256 = {url!r}, {sha256!r}
     real = urllib.request.urlopen
     def urlopen(url, timeout):
         assert url == {url!r} and timeout == 10
-        return real(url, timeout=0.4)
+        return real(url, timeout={timeout})
     urllib.request.urlopen = urlopen
     {before}
     print(len(script.load_names()), "names")
+"""
+# As on a read-only file system, where root may not write either.
+READ_ONLY = """
+    import os, sys
+    def refuse(event, args):
+        if event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise PermissionError(13, "read-only", str(args[0]))
+    sys.addaudithook(refuse)
 """
 
 
@@ -65,21 +78,34 @@ def http(body, status="200 OK", length=None):
 @pytest.fixture
 def folder(tmp_path):
     """An empty folder with the script in it and nothing else."""
+    return alone("microtokenizer", tmp_path)
+
+
+def alone(name, tmp_path):
     (tmp_path / "alone").mkdir()
-    shutil.copy(SCRIPTS["microtokenizer"], tmp_path / "alone")
+    shutil.copy(SCRIPTS[name], tmp_path / "alone")
     return tmp_path / "alone"
 
 
-def start_load(folder, url="http://127.0.0.1:1/", body=NAMES, before=""):
+def start_load(
+    folder, url="http://127.0.0.1:1/", body=NAMES, before="", name="microtokenizer", timeout=0.4
+):
     code = inspect.cleandoc(CODE).format(
         folder=str(folder),
+        name=name,
+        timeout=timeout,
         url=url,
         sha256=hashlib.sha256(body).hexdigest(),
-        before=before,
+        before=inspect.cleandoc(before),
     )
+    return start("-c", code, PYTHONPATH="", no_proxy="*")
+
+
+def start(*args, **changes):
+    """A Python process, with pipes for what it says."""
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", code],
-        env=environment(PYTHONPATH="", no_proxy="*", PYTHONDONTWRITEBYTECODE="1"),
+        [sys.executable, "-W", "error", *map(str, args)],
+        env=environment(**changes),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -243,3 +269,74 @@ def test_a_cache_that_cannot_be_used(folder, content, word):
 def test_a_cache_that_is_a_folder(folder):
     (folder / "names.txt").mkdir()
     assert_refused(load_names(folder), folder)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT to send")
+def test_an_interrupted_download_leaves_nothing(folder, serve):
+    asked, never = threading.Event(), threading.Event()
+
+    def answer(connection):
+        http(NAMES[:1000], length=len(NAMES))(connection)
+        asked.set()
+        never.wait(20)
+
+    process = start_load(folder, serve(answer), timeout=20)
+    assert asked.wait(20)
+    time.sleep(0.2)  # it is reading now, and will wait for the rest
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    never.set()
+    assert process.returncode != 0
+    assert left_behind(folder) == []
+
+
+# From here on, every script.
+
+
+@pytest.mark.parametrize("name", WITH_NAMES)
+def test_alone_and_without_network(name, tmp_path):
+    folder = alone(name, tmp_path)
+    process = start(folder / f"{name}.py")
+    stdout, stderr = process.communicate(timeout=30)
+    assert_refused((process.returncode, stdout, stderr), folder, "offline")
+    assert left_behind(folder) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WITH_NAMES)
+def test_a_download_in_a_read_only_folder(name, tmp_path, serve):
+    folder = alone(name, tmp_path)
+    status, stdout, stderr = load_names(folder, serve(http(NAMES)), before=READ_ONLY, name=name)
+    assert (status, stderr) == (0, "")
+    first, second = stdout.splitlines()
+    assert "could not be kept" in first
+    assert second == "32178 names"
+    assert left_behind(folder) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WITH_NAMES)
+def test_two_runs_at_once_on_an_empty_cache(name, tmp_path, serve):
+    folder, url = alone(name, tmp_path), serve(http(NAMES))
+    runs = [start_load(folder, url, name=name, timeout=20) for _ in range(2)]
+    assert [run.communicate(timeout=30) for run in runs] == [("32178 names\n", "")] * 2
+    assert left_behind(folder) == ["names.txt"]
+    assert (folder / "names.txt").read_bytes() == NAMES
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT to send")
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_an_interrupted_run_in_a_read_only_folder_leaves_nothing(name, tmp_path):
+    """It starts to work, as it needs to write nowhere; then somebody presses Ctrl-C."""
+    folder = alone(name, tmp_path)
+    (folder / "names.txt").write_bytes(NAMES)
+    main = f"import runpy\nrunpy.run_path({str(folder / name) + '.py'!r}, run_name='__main__')"
+    process = start("-c", f"{inspect.cleandoc(READ_ONLY)}\n{main}")
+    assert process.stdout.readline().strip()
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert stderr.rstrip().endswith("KeyboardInterrupt"), stderr
+    assert sorted(path.name for path in folder.iterdir()) == [f"{name}.py", "names.txt"]
+    assert (folder / "names.txt").read_bytes() == NAMES
