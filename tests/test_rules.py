@@ -8,7 +8,7 @@ import tokenize
 from types import SimpleNamespace
 
 import pytest
-from harness import QUICK, ROOT, SCRIPTS, load, python, without_times
+from harness import QUICK, ROOT, SCRIPTS, load, parse, python, without_times
 
 ALLOWED_IMPORTS = set(
     "os math random json struct urllib collections itertools functools string hashlib time".split()
@@ -43,6 +43,7 @@ SHARED_TASK = set(
     "spell is_preferred make_pairs complete completion_probs kl_divergence judge as_floats"
     " show_names least_kl".split()
 )
+KOREAN = ROOT / "docs" / "README.ko.md"
 MAY_PRINT = re.compile(r"main|load_names|(draw|print|show)_\w+")
 
 # Snippets that print the first numbers of a script whose whole run is too long to repeat.
@@ -358,23 +359,64 @@ def test_value_is_the_documented_class(name, source):
     assert "docs/autograd-interface.md" in callout[1]
 
 
+def rows_of(name):
+    """Cells of the script's rows in the main README, in that of its section and in the Korean one."""
+    for readme in (ROOT / "README.md", SCRIPTS[name].parent / "README.md", KOREAN):
+        rows = re.findall(rf"(?m)^\| \[{name}\.py\].*$", readme.read_text(encoding="utf-8"))
+        assert len(rows) == 1, f"{len(rows)} rows for {name} in {readme}"
+        yield readme, [cell.strip() for cell in rows[0].strip("|").split("|")]
+
+
 @each_script
-def test_readmes_list_the_script(name):
-    for readme in (ROOT / "README.md", SCRIPTS[name].parent / "README.md"):
-        text = readme.read_text(encoding="utf-8")
-        assert re.search(rf"(?m)^\|.*\b{name}\.py", text), f"no row for {name} in {readme}"
+def test_readmes_tell_the_thesis_and_the_paper(name, source):
+    thesis = source.lines[0].removeprefix('"""').removesuffix(".")
+    for readme, (link, claim, *_, paper) in rows_of(name):
+        assert claim == thesis or readme == KOREAN
+        assert re.search(r"\b(19|20)\d\d\b", paper), f"no paper of {name} in {readme}"
+        target = re.search(r"\((.*?)\)", link)[1]
+        assert (readme.parent / target).resolve() == SCRIPTS[name]
 
 
 @each_script
 def test_readmes_show_the_figures_of_this_run(name, source, run):
     """`metric` value pairs and line counts in the script's rows are what it prints today."""
-    for readme in (ROOT / "README.md", SCRIPTS[name].parent / "README.md"):
-        row = re.search(rf"(?m)^\|.*\b{name}\.py.*$", readme.read_text(encoding="utf-8"))[0]
-        figures = re.findall(r"`([a-z0-9_]+)` (-?\d+(?:\.\d+)?)", row)
+    for _, cells in rows_of(name):
+        figures = re.findall(r"`([a-z0-9_]+)` (-?\d+(?:\.\d+)?)", " ".join(cells))
         assert figures
         for metric, value in figures:
             assert float(value) == pytest.approx(run.metrics[metric], rel=0.05), metric
-        assert f" {len(source.lines)} " in row
+        assert str(len(source.lines)) in cells
+
+
+@pytest.mark.runs("microgpt")
+def test_the_readme_shows_a_first_run(runs):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = text.partition("## What the first run prints\n\n```\n")[2].partition("```")[0]
+    (run,) = runs
+    metrics, criteria = parse(shown)
+    assert criteria == run.criteria
+    for metric, value in metrics.items():
+        if metric != "runtime_seconds":
+            assert value == pytest.approx(run.metrics[metric], rel=0.05), metric
+    # Letters and drawings hang on the last digits of the machine's exp(); their place does not.
+    titles = [[x for x in out.splitlines() if x.endswith(":")] for out in (shown, run.stdout)]
+    assert len(titles[0]) == len(titles[1]) == 3
+    assert shown.splitlines()[0] == run.stdout.splitlines()[0]
+    assert len(shown.splitlines()) == len(run.stdout.splitlines())
+
+
+def test_links_in_the_documents_lead_somewhere():
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("0[123]-*/*.md")]
+    for document in documents:
+        for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+            path, _, anchor = link.partition("#")
+            if not link.startswith("http"):
+                target = (document.parent / path).resolve() if path else document
+                assert target.exists(), f"{link} in {document}"
+                if anchor:
+                    titles = re.findall(r"(?m)^#+ (.*)$", target.read_text(encoding="utf-8"))
+                    anchors = [re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles]
+                    assert anchor in anchors, f"{link} in {document}"
 
 
 @each_script
