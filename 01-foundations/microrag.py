@@ -394,6 +394,15 @@ def retrieve(index, question):
     return (found[0][1], index["texts"][found[0][1]]) if found else (None, "")
 
 
+def add_paragraphs(index, paragraphs, taken):
+    """Extend both, in place, by num_added paragraphs; queries about them, as of make_queries()."""
+    first, added = len(paragraphs), make_paragraphs(num_added, taken)  # names that no weight saw
+    for p in added:
+        add_document(index, p["text"])
+    paragraphs += added
+    return [(question, first + i, relation) for question, i, relation in make_queries(added)]
+
+
 def evaluate(model, index, paragraphs, queries):
     """Rates over the queries, by name. The paragraphs are the documents of the index, in order."""
     names = {name for p in paragraphs for name in (p["city"], *p["facts"].values())}
@@ -493,11 +502,7 @@ def main():
     print("\nSome queries, the three best documents for each, and the words most looked at:")
     for query in (often[1], queries[-1], *missed[:1]):
         show_answer(model, index, paragraphs, *query)
-    added = make_paragraphs(num_added, taken)  # no weight has seen any of their names
-    for p in added:
-        add_document(index, p["text"])
-    paragraphs += added
-    new = [(question, num_documents + i, r) for question, i, r in make_queries(added)]
+    new = add_paragraphs(index, paragraphs, taken)
     new_rates = evaluate(model, index, paragraphs, new)
     print(f"\nAnd one about the first of {num_added} paragraphs that were added after training:")
     show_answer(model, index, paragraphs, *new[0])

@@ -206,6 +206,18 @@ def decode(variant, xs, w, *args):
     return outputs, kept, dict(flops)
 
 
+def make_variants(w):
+    """{title: (function, weights, kv_width and span for the formulas)} of all, from MHA's w."""
+    d_head = n_embd // n_head
+    return {
+        "vanilla": (vanilla, merge_heads(w), n_embd, n_positions),
+        "MHA": (multi_head, w, n_embd, n_positions),
+        "GQA": (grouped_query, pool(w, n_kv_head), n_kv_head * d_head, n_positions),
+        "MQA": (multi_query, pool(w, 1), d_head, n_positions),
+        "window": (functools.partial(sliding_window, window=window), w, n_embd, window),
+    }
+
+
 def predict_flops(n, kv_width, span):
     """What n positions cost. kv_width: numbers in a position's keys; span: positions in sight."""
     full = min(n, span)  # the first positions see 1, 2, ... full keys, the later ones span
@@ -343,19 +355,10 @@ def main():
     xs, parts = draws[0]
     w, d_head = make_weights(parts, 0.0), n_embd // n_head
     hot = [[100 * xi for xi in x] for x in xs]  # 10,000 times the scores: exp() would overflow
-    hot_query = project(hot[-1], w["wq"][0])
-    hot_scores = [dot(hot_query, project(x, w["wk"][0])) for x in hot]
-    print(f"{n_positions} positions, {n_head} independent heads of {d_head} numbers each.")
-    print(
-        f"For keys and values GQA has {n_kv_head} heads, MQA 1. The window is {window} positions."
-    )
-    variants = {  # function and weights; kv_width and span for the formulas
-        "vanilla": (vanilla, merge_heads(w), n_embd, n_positions),
-        "MHA": (multi_head, w, n_embd, n_positions),
-        "GQA": (grouped_query, pool(w, n_kv_head), n_kv_head * d_head, n_positions),
-        "MQA": (multi_query, pool(w, 1), d_head, n_positions),
-        "window": (functools.partial(sliding_window, window=window), w, n_embd, window),
-    }
+    hot_scores = [dot(project(hot[-1], w["wq"][0]), project(x, w["wk"][0])) for x in hot]
+    print(f"{n_positions} positions, a window of {window}; {n_head} independent heads of {d_head} numbers.")
+    print(f"For keys and values GQA has {n_kv_head} heads, MQA 1.")
+    variants = make_variants(w)
     runs = {name: decode(run, xs, weights) for name, (run, weights, *_) in variants.items()}
     show_table(runs)
     wrong_flops = wrong_memory = num_nan = 0
@@ -368,12 +371,10 @@ def main():
     print("\nNumbers in the cache, by position (H MHA, under G GQA, under M MQA, under w window):")
     kept = {name: run[1] for name, run in runs.items()}
     draw_memory({"H": kept["MHA"], "G": kept["GQA"], "M": kept["MQA"], "w": kept["window"]})
-
     print(f"\nCosine to MHA as its K/V heads get more alike, {num_draws} draws (| is {level}):")
     table = list(sweep(draws))
     draw_sweep(table)
-    gqa = [(similarity, mean(cosines)) for similarity, cosines, _ in table]
-    mqa = [(similarity, mean(cosines)) for similarity, _, cosines in table]
+    gqa, mqa = ([(row[0], mean(row[i])) for row in table] for i in (1, 2))
     close = shares.index(share_close)
     rows = [
         ("identity_failures", sum(count_identity_failures(x, w) for x in (xs, hot)), "== 0"),

@@ -293,6 +293,12 @@ def refusal(attention, inputs, room, block):
     return ""
 
 
+def refuse_both(inputs, room):
+    """Refusals of a row more in a block than block_sizes() allows, of standard and of flash."""
+    both = zip((standard_attention, flash_attention), block_sizes(room))
+    return [refusal(attention, inputs, room, (b_r + 1, b_c)) for attention, (b_r, b_c) in both]
+
+
 # fmt: off
 def largest(xs): return math.nan if any(map(math.isnan, xs)) else max(xs)  # max() may skip a nan
 def extra(r): return r.slow.peak - 4 * d * len(r.slow.matrices["Q"])  # beside Q, K, V and O
@@ -402,11 +408,8 @@ def main():
     by_m = [run_both(inputs, room, block_sizes(room)) for room in fast_sizes]
     draw_growth(by_n)
     show_traffic(by_m)
-    refusals = []
-    for room in fast_sizes:
-        for attention, (b_r, b_c) in zip((standard_attention, flash_attention), block_sizes(room)):
-            refusals.append(refusal(attention, inputs, room, (b_r + 1, b_c)))
-    print(f"A row more in flash's block, at M = {room}: {refusals[-1]}")
+    refusals = [text for room in fast_sizes for text in refuse_both(inputs, room)]
+    print(f"A row more in flash's block, at M = {fast_sizes[-1]}: {refusals[-1]}")
     causal = run(flash_attention, inputs, fast_size, best[1], causal=True)
     draw_visits(causal.visited, lengths[-1], *best[1])
 

@@ -606,7 +606,7 @@ def first_failure(name, broken):
         (copy / SCRIPTS[name].relative_to(ROOT)).write_text(broken, encoding="utf-8")
         tests = [f"tests/test_{name}.py", "tests/test_autograd.py"]
         tests += ["tests/test_reliability.py"] if name == "microtokenizer" else []
-        pick = f"{name} or load_names"  # of the tests that go through all scripts, its own
+        pick = f"{name} or reliability"  # of the tests that go through all scripts, its own
         command = [
             sys.executable,
             "-m",

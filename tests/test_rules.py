@@ -292,7 +292,7 @@ def test_public_functions_have_docstrings(name, source):
 def test_no_function_is_longer_than_a_screen(name, source):
     for node in ast.walk(source.tree):
         if isinstance(node, ast.FunctionDef):
-            assert node.end_lineno - node.lineno < 60, node.name
+            assert node.end_lineno - node.lineno < 52, node.name
 
 
 @each_script
@@ -360,7 +360,7 @@ def test_value_is_the_documented_class(name, source):
 
 
 def rows_of(name):
-    """Cells of the script's rows in the main README, in that of its section and in the Korean one."""
+    """Cells of the rows that list the script: in the main README, its section's, the Korean one."""
     for readme in (ROOT / "README.md", SCRIPTS[name].parent / "README.md", KOREAN):
         rows = re.findall(rf"(?m)^\| \[{name}\.py\].*$", readme.read_text(encoding="utf-8"))
         assert len(rows) == 1, f"{len(rows)} rows for {name} in {readme}"
