@@ -356,8 +356,8 @@ def main():
     w, d_head = make_weights(parts, 0.0), n_embd // n_head
     hot = [[100 * xi for xi in x] for x in xs]  # 10,000 times the scores: exp() would overflow
     hot_scores = [dot(project(hot[-1], w["wq"][0]), project(x, w["wk"][0])) for x in hot]
-    print(f"{n_positions} positions, a window of {window}; {n_head} independent heads of {d_head} numbers.")
-    print(f"For keys and values GQA has {n_kv_head} heads, MQA 1.")
+    print(f"{n_positions} positions, {n_head} independent heads of {d_head} numbers each.")
+    print(f"Heads for keys and values: GQA {n_kv_head}, MQA 1. The window: {window} positions.")
     variants = make_variants(w)
     runs = {name: decode(run, xs, weights) for name, (run, weights, *_) in variants.items()}
     show_table(runs)

@@ -7,10 +7,11 @@ slow; those that try a copy of shared code, slow.
 
 import concurrent.futures
 import os
+import tempfile
 from types import SimpleNamespace
 
 import pytest
-from harness import QUICK, SCRIPTS, load, parse, python
+from harness import QUICK, ROOT, SCRIPTS, load, parse, python
 
 
 def scripts_of(item):
@@ -56,8 +57,10 @@ def pytest_collection_finish(session):
             if "seeded_runs" in item.fixturenames:
                 name = item.callspec.params["name"]
                 session.config.runs["seeded", name] = [
-                    session.config.pool.submit(python, *item.module.short(name), PYTHONHASHSEED=s)
-                    for s in "17"
+                    session.config.pool.submit(
+                        python, *item.module.short(name), PYTHONHASHSEED=seed, cwd=folder
+                    )
+                    for seed, folder in (("1", ROOT), ("7", tempfile.gettempdir()))
                 ]
 
 
@@ -93,5 +96,5 @@ def runs(request):
 
 @pytest.fixture
 def seeded_runs(request, name):
-    """Two finished processes that ran a script, or its first steps, with different hash seeds."""
+    """Two processes that ran a script, or its first steps, differing in hash seed and folder."""
     return [done.result() for done in request.config.runs["seeded", name]]

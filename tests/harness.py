@@ -41,11 +41,12 @@ def environment(**changes):
     return {**os.environ, **settings, **changes}
 
 
-def python(*args, timeout=900, **changes):
+def python(*args, timeout=900, cwd=None, **changes):
     """Run this Python with warnings as errors; return the finished process, output as text."""
     return subprocess.run(
         [sys.executable, "-W", "error", *map(str, args)],
         env=environment(**changes),
+        cwd=cwd,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

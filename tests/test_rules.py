@@ -459,7 +459,7 @@ def short(name):
 
 
 @each_script
-def test_output_does_not_depend_on_the_hash_seed(name, seeded_runs):
+def test_output_does_not_depend_on_hash_seed_or_folder(name, seeded_runs):
     one, other = seeded_runs
     assert [one.stderr, other.stderr] == ["", ""]
     assert one.stdout
