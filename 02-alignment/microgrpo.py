@@ -481,11 +481,11 @@ def main():
     names = [name for name in dict.fromkeys(load_names()) if len(name) < block_size]
     random.shuffle(names)
     chars = sorted(set("".join(names)))  # the boundary is one more token
-    base_names, others = names[:num_steps], names[num_steps:]
-    firsts = [chars.index(name[0]) for name in others]  # a prompt each
+    firsts = [chars.index(name[0]) for name in names[num_steps:]]  # a prompt each
     own_prompts, prompts = firsts[:num_pair_names], firsts[num_pair_names:][:num_prompts]
     model = init_model(len(chars) + 1)
-    for step, loss in enumerate(train(model, base_names, chars), 1):
+    print(f"The base model, on {num_steps} names:")
+    for step, loss in enumerate(train(model, names, chars), 1):
         show_progress(step, num_steps, loss, started)
     base = {key: [floats(row) for row in rows] for key, rows in model.items()}
     base_samples, base_judged = judge(base, base, prompts, chars)

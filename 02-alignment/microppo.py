@@ -601,13 +601,26 @@ def draw_turns(weights, chars):
         print(f"{letter}  {''.join(shades)}".rstrip())
 
 
-def show_training(step, steps, chars):
+def show_steps(step, steps, chars):
     """Print how the samples of some steps, up to this one, fared: for PPO, and by the rule."""
     episodes = [e for record in steps for e in record["batch"]]
     earned, kl = (mean([e[key] for e in episodes]) for key in ("reward", "kl"))
     rate = mean([is_preferred(e["tokens"], chars) for e in episodes])
     bar = "#" * round(40 * rate)
     print(f"{step:4d}/{ppo_steps}{earned:9.2f}{kl:7.2f}  {rate:.2f} {bar}".rstrip())
+
+
+def show_ppo(title, kl_price, base, reward, prompts, chars):
+    """Train a copy of the base, print how it goes; return it, in floats, and what was yielded."""
+    print(f"\nPPO {title}, means over {report_every * batch_size} samples:")
+    print("   steps   reward     KL  preferred by the rule, +-0.08")  # standard error at 0.5
+    policy = {key: [[Value(w) for w in row] for row in rows] for key, rows in base.items()}
+    value_weights, steps = [[0.0] * (len(chars) + 1) for _ in range(block_size)], []
+    for step in ppo_train(policy, base, reward, value_weights, prompts, kl_price):
+        steps.append(step)
+        if len(steps) % report_every == 0:  # PPO itself is never told what the rule says
+            show_steps(len(steps), steps[-report_every:], chars)
+    return as_floats(policy), steps
 
 
 def show_names(titles, *columns):
@@ -668,6 +681,7 @@ def main():
     pair_names, heldout = others[:num_pair_names], others[num_pair_names:]  # none of them twice
     prompts = [chars.index(name[0]) for name in heldout[:num_prompts]]  # first letters
     model = init_model(len(chars) + 1)
+    print(f"The base model, on {len(base_names)} names:")
     for step, loss in enumerate(train(model, base_names, chars), 1):
         show_progress(step, num_steps, loss, started)
     base = as_floats(model)
@@ -687,15 +701,8 @@ def main():
     base_judged["reward"] = mean_reward(reward, base_samples, chars)
     samples, judged, runs = [base_samples], [base_judged], []
     for title, kl_price in ("with the KL penalty", kl_coef), ("without it", 0.0):
-        print(f"\nPPO {title}, means over {report_every * batch_size} samples:")
-        print("   steps   reward     KL  preferred by the rule, +-0.08")  # standard error at 0.5
-        policy = {key: [[Value(w) for w in row] for row in rows] for key, rows in base.items()}
-        value_weights, steps = [[0.0] * (len(chars) + 1) for _ in range(block_size)], []
-        for step in ppo_train(policy, base, reward, value_weights, train_prompts, kl_price):
-            steps.append(step)
-            if len(steps) % report_every == 0:  # PPO itself is never told what the rule says
-                show_training(len(steps), steps[-report_every:], chars)
-        written, figures = judge(as_floats(policy), base, prompts, chars)
+        policy, steps = show_ppo(title, kl_price, base, reward, train_prompts, chars)
+        written, figures = judge(policy, base, prompts, chars)
         figures["reward"] = mean_reward(reward, written, chars)
         samples, judged, runs = [*samples, written], [*judged, figures], [*runs, steps]
     show_names(["base", "PPO", "no penalty"], *samples)

@@ -211,7 +211,7 @@ def transformer(model, token_id, pos_id, cache):
     return linear(x, model["lm_head"])
 
 
-def init_weights(vocab_size, n):
+def init_model(vocab_size, n):
     """Matrices of Values for a model of n numbers per token: Gaussian, in microgpt's order."""
     shapes = {"wte": (vocab_size, n), "wpe": (block_size, n), "lm_head": (vocab_size, n)}
     shapes |= {f"attn_{w}": (n, n) for w in ("wq", "wk", "wv", "wo")}
@@ -614,7 +614,7 @@ def main():
     heldout = [name for name in dict.fromkeys(names) if name not in trained]
     models, rows = [], []
     for title, n_embd in (("target", target_embd), ("draft", draft_embd)):
-        model = init_weights(len(chars) + 1, n_embd)
+        model = init_model(len(chars) + 1, n_embd)
         num_params = sum(len(matrix) * len(matrix[0]) for matrix in model.values())
         print(f"The {title}, {num_params} parameters, on {num_steps} names:")
         began = time.perf_counter()

@@ -200,7 +200,7 @@ def forward(model, tokens, cache):
     return xs
 
 
-def new_model(vocab_size):
+def init_model(vocab_size):
     """microgpt's matrices [n_out][n_in] by name, Gaussian of std 0.08."""
     n, model = n_embd, {"wpe": gaussian(block_size, n_embd)}
     model |= {name: gaussian(vocab_size, n) for name in ("wte", "lm_head")}
@@ -294,7 +294,7 @@ def main():
     names = random.sample(load_names(), num_steps + num_texts)
     chars = sorted(set("".join(names)))
     texts = [[len(chars), *map(chars.index, name), len(chars)] for name in names]
-    model = new_model(len(chars) + 1)
+    model = init_model(len(chars) + 1)
     for step, loss in enumerate(train(model, texts), 1):
         show_progress(step, num_steps, loss, started)
     model = {key: [floats(row) for row in rows] for key, rows in model.items()}  # no graph now

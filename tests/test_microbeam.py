@@ -110,7 +110,7 @@ def test_output_draws_distributions_costs_and_calls(run):
 def weights(script, n=16, vocab_size=27, seed=3, scale=3):
     """A float model, larger than at the start, so that every part matters."""
     random.seed(seed)
-    model = script.init_weights(vocab_size, n)
+    model = script.init_model(vocab_size, n)
     return {key: [[scale * p.data for p in row] for row in rows] for key, rows in model.items()}
 
 
@@ -198,12 +198,12 @@ def test_training_is_microgpts(script):
     gpt = load("microgpt")
     names = ["emma", "bo", "bartholomewjamess", "q"]
     random.seed(1)
-    ours = list(itertools.islice(script.train(script.init_weights(27, 16), names, CHARS), 6))
+    ours = list(itertools.islice(script.train(script.init_model(27, 16), names, CHARS), 6))
     random.seed(1)
     theirs = list(itertools.islice(gpt.train(gpt.init_model(27), names, CHARS), 6))
     assert ours == pytest.approx(theirs, abs=1e-9)
     random.seed(1)
-    small = script.init_weights(27, 8)
+    small = script.init_model(27, 8)
     assert sum(len(rows) * len(rows[0]) for rows in small.values()) == 1328
     assert all(0 < loss < 5 for loss in itertools.islice(script.train(small, names, CHARS), 6))
 

@@ -96,7 +96,7 @@ def test_the_run_shows_the_waste_of_each_block_size(run, script):
 def weights(script, vocab_size=27, seed=3):
     """A float model with larger weights than at the start, so that every part matters."""
     random.seed(seed)
-    model = script.new_model(vocab_size)
+    model = script.init_model(vocab_size)
     return {name: [[4 * p.data for p in row] for row in rows] for name, rows in model.items()}
 
 
@@ -372,15 +372,15 @@ def test_the_learning_rate_falls_to_zero(script, monkeypatch):
 def test_training_learns(script, monkeypatch):
     monkeypatch.setattr(script, "num_steps", 60)
     random.seed(1)
-    losses = list(script.train(script.new_model(27), [[26, 3, 0, 3, 0, 26]] * 60))
+    losses = list(script.train(script.init_model(27), [[26, 3, 0, 3, 0, 26]] * 60))
     assert len(losses) == 60
     assert losses[0] == pytest.approx(math.log(27), abs=0.2)
     assert losses[-1] < 0.5
 
 
-def test_new_model(script):
+def test_init_model(script):
     random.seed(1)
-    model = script.new_model(27)
+    model = script.init_model(27)
     shapes = {name: (len(rows), len(rows[0])) for name, rows in model.items()}
     assert shapes == {
         "wte": (27, N),

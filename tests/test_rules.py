@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from harness import QUICK, ROOT, SCRIPTS, load, parse, python, without_times
+from mutations import BREAKS
 
 ALLOWED_IMPORTS = set(
     "os math random json struct urllib collections itertools functools string hashlib time".split()
@@ -173,7 +174,7 @@ FIRST_STEPS = {
         names = random.sample(load_names(), 50)
         chars = sorted(set("".join(names)))
         texts = [[len(chars), *map(chars.index, name), len(chars)] for name in names]
-        model = new_model(len(chars) + 1)
+        model = init_model(len(chars) + 1)
         for loss in itertools.islice(train(model, texts), 5):
             print(repr(loss))
         model = {name: [floats(row) for row in matrix] for name, matrix in model.items()}
@@ -195,7 +196,7 @@ FIRST_STEPS = {
     "microbeam": """
         names = load_names()
         chars = sorted(set("".join(names)))
-        models = [init_weights(len(chars) + 1, n) for n in (target_embd, draft_embd)]
+        models = [init_model(len(chars) + 1, n) for n in (target_embd, draft_embd)]
         for model in models:
             for loss in itertools.islice(train(model, names, chars), 5):
                 print(repr(loss))
@@ -292,7 +293,7 @@ def test_public_functions_have_docstrings(name, source):
 def test_no_function_is_longer_than_a_screen(name, source):
     for node in ast.walk(source.tree):
         if isinstance(node, ast.FunctionDef):
-            assert node.end_lineno - node.lineno < 52, node.name
+            assert node.end_lineno - node.lineno < 56, node.name
 
 
 @each_script
@@ -417,6 +418,16 @@ def test_links_in_the_documents_lead_somewhere():
                     titles = re.findall(r"(?m)^#+ (.*)$", target.read_text(encoding="utf-8"))
                     anchors = [re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles]
                     assert anchor in anchors, f"{link} in {document}"
+
+
+@each_script
+def test_breaks_on_purpose_are_listed(name, source):
+    """tests/mutations.py applies them, by hand; here, that each has its one place in the script."""
+    breaks = BREAKS[name]
+    assert len(breaks) >= 5
+    for what, code, broken in breaks:
+        assert source.text.count(code) == 1, what
+        ast.parse(source.text.replace(code, broken))
 
 
 @each_script
