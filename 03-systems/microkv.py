@@ -167,9 +167,8 @@ def project(xs, w): return [[counted_dot(row, x, "projections") for row in w] fo
 def add(xs, ys): return [[a + b for a, b in zip(*pair)] for pair in zip(xs, ys, strict=True)]
 def scale(x, c): return [a * c for a in x]
 def norm(xs): return [scale(x, (dot(x, x) * (1 / len(x)) + 1e-5) ** -0.5) for x in xs]  # RMSNorm
-# What to start from: a matrix; for each layer its keys and its values, both [positions][n_embd].
 def gaussian(m, n): return [[Value(random.gauss(0, 0.08)) for _ in range(n)] for _ in range(m)]
-def new_cache(): return [([], []) for _ in range(n_layer)]
+def new_cache(): return [([], []) for _ in range(n_layer)]  # a layer's keys, values [t][n_embd]
 def numbers(cache): return sum(len(x) for layer in cache for xs in layer for x in xs)
 # fmt: on
 
@@ -295,6 +294,7 @@ def main():
     chars = sorted(set("".join(names)))
     texts = [[len(chars), *map(chars.index, name), len(chars)] for name in names]
     model = init_model(len(chars) + 1)
+    print(f"{num_steps} names to train on, {num_prompts} to continue to {block_size} positions.")
     for step, loss in enumerate(train(model, texts), 1):
         show_progress(step, num_steps, loss, started)
     model = {key: [floats(row) for row in rows] for key, rows in model.items()}  # no graph now

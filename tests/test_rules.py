@@ -259,6 +259,16 @@ def test_length_is_in_the_plans_range(name, source):
 
 
 @each_script
+def test_the_plan_states_the_length(name, source):
+    plan = (ROOT / "docs" / "implementation.md").read_text(encoding="utf-8")
+    differs = plan.partition("\n## Where this differs from the plan\n")[2]
+    section = re.split(r"\n##+ ", differs.partition(f"\n### {name}\n")[2])[0]
+    assert section
+    stated = re.findall(r"- Length: (\d+) lines", section)
+    assert stated in ([], [str(len(source.lines))])  # none where the plan's range is kept
+
+
+@each_script
 def test_comment_density(name, source):
     full = [i for i, line in enumerate(source.lines, 1) if line.strip()]
     commented = comment_lines(source)
