@@ -410,7 +410,7 @@ def test_the_readme_shows_a_first_run(runs):
         if metric != "runtime_seconds":
             assert value == pytest.approx(run.metrics[metric], rel=0.05), metric
     # Letters and drawings hang on the last digits of the machine's exp(); their place does not.
-    titles = [[x for x in out.splitlines() if x.endswith(":")] for out in (shown, run.stdout)]
+    titles = [re.findall(r"(?m)^[A-Z0-9].*:$", out) for out in (shown, run.stdout)]
     assert len(titles[0]) == len(titles[1]) == 3
     assert shown.splitlines()[0] == run.stdout.splitlines()[0]
     assert len(shown.splitlines()) == len(run.stdout.splitlines())
