@@ -485,7 +485,7 @@ def main():
     own_prompts, prompts = firsts[:num_pair_names], firsts[num_pair_names:][:num_prompts]
     model = init_model(len(chars) + 1)
     print(f"The base model, on {num_steps} names:")
-    for step, loss in enumerate(train(model, names, chars), 1):
+    for step, loss in enumerate(train(model, names, chars), 1):  # on the first num_steps
         show_progress(step, num_steps, loss, started)
     base = {key: [floats(row) for row in rows] for key, rows in model.items()}
     base_samples, base_judged = judge(base, base, prompts, chars)

@@ -611,7 +611,7 @@ def show_steps(step, steps, chars):
 
 
 def show_ppo(title, kl_price, base, reward, prompts, chars):
-    """Train a copy of the base, print how it goes; return it, in floats, and what was yielded."""
+    """Train a copy of the base, print how it goes; return it, in floats, and all its steps."""
     print(f"\nPPO {title}, means over {report_every * batch_size} samples:")
     print("   steps   reward     KL  preferred by the rule, +-0.08")  # standard error at 0.5
     policy = {key: [[Value(w) for w in row] for row in rows] for key, rows in base.items()}

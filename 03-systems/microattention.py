@@ -208,12 +208,11 @@ def decode(variant, xs, w, *args):
 
 def make_variants(w):
     """{title: (function, weights, kv_width and span for the formulas)} of all, from MHA's w."""
-    d_head = n_embd // n_head
     return {
         "vanilla": (vanilla, merge_heads(w), n_embd, n_positions),
         "MHA": (multi_head, w, n_embd, n_positions),
-        "GQA": (grouped_query, pool(w, n_kv_head), n_kv_head * d_head, n_positions),
-        "MQA": (multi_query, pool(w, 1), d_head, n_positions),
+        "GQA": (grouped_query, pool(w, n_kv_head), n_kv_head * n_embd // n_head, n_positions),
+        "MQA": (multi_query, pool(w, 1), n_embd // n_head, n_positions),
         "window": (functools.partial(sliding_window, window=window), w, n_embd, window),
     }
 
@@ -355,7 +354,8 @@ def main():
     xs, parts = draws[0]
     w, d_head = make_weights(parts, 0.0), n_embd // n_head
     hot = [[100 * xi for xi in x] for x in xs]  # 10,000 times the scores: exp() would overflow
-    hot_scores = [dot(project(hot[-1], w["wq"][0]), project(x, w["wk"][0])) for x in hot]
+    hot_query = project(hot[-1], w["wq"][0])
+    hot_scores = [dot(hot_query, project(x, w["wk"][0])) for x in hot]
     print(f"{n_positions} positions, {n_head} independent heads of {d_head} numbers each.")
     print(f"Heads for keys and values: GQA {n_kv_head}, MQA 1. The window: {window} positions.")
     variants = make_variants(w)

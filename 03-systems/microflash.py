@@ -395,8 +395,8 @@ def print_results(rows):
 def main():
     started = time.perf_counter()
     random.seed(42)
-    print(f"Attention over up to {lengths[-1]} positions of {d} numbers, in a fast memory of up to")
-    print(f"{fast_sizes[-1]} numbers. But first, the online softmax alone.\n")
+    room = f"fast memories of {fast_sizes[0]} to {fast_sizes[-1]} numbers"
+    print(f"Attention over up to {lengths[-1]} positions, in {room}; first one row of it.\n")
     scores = [random.gauss(0, 2) for _ in range(16)]
     show_online_softmax(scores, [random.gauss(0, 1) for _ in scores], 4)
 

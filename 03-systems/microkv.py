@@ -162,7 +162,7 @@ def softmax(logits):
 
 
 # fmt: off
-# What a position does by itself, here done for all new ones at once: xs [m][n_in] -> [m][n_out].
+# project, add, norm: what each of the m new positions does by itself; xs [m][n_in] -> [m][n_out].
 def project(xs, w): return [[counted_dot(row, x, "projections") for row in w] for x in xs]
 def add(xs, ys): return [[a + b for a, b in zip(*pair)] for pair in zip(xs, ys, strict=True)]
 def scale(x, c): return [a * c for a in x]

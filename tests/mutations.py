@@ -147,6 +147,8 @@ BREAKS = {
         ("upside down", "(1 - y / y_max)", "(1 + y / y_max)"),
     ],
     "microrag": [
+        ("new questions about old paragraphs", "(question, first + i, relation)", "(question, i, relation)"),
+        ("added, and not indexed", '        add_document(index, p["text"])\n', "        pass\n"),
         ("no saturation", "tf * (k1 + 1) / (tf + k1 * norm)", "tf"),
         ("saturates with the wrong constant", "tf * (k1 + 1) / (tf", "tf * k1 / (tf"),
         ("no length normalisation", "(tf + k1 * norm)", "(tf + k1)"),
@@ -191,6 +193,8 @@ BREAKS = {
         ("found names count as invented", "found not in names", "found in names"),
     ],
     "microattention": [
+        ("GQA's formula for MHA's width", "n_kv_head * n_embd // n_head, n_positions),", "n_embd, n_positions),"),
+        ("the window's formula sees everything", "w, n_embd, window),", "w, n_embd, n_positions),"),
         ("scores not scaled", " / math.sqrt(len(q)) for k in keys", " for k in keys"),
         ("scaled by d", "/ math.sqrt(len(q)) for k in keys", "/ len(q) for k in keys"),
         ("softmax without the shift", "math.exp(x - peak)", "math.exp(x)"),
@@ -219,6 +223,7 @@ BREAKS = {
         ("MQA pooled in two groups", "decode(multi_query, xs, pool(w, 1))", "decode(multi_query, xs, pool(w, 2))"),
     ],
     "microflash": [
+        ("blocks that fit, expected to be refused", "room, (b_r + 1, b_c))", "room, (b_r, b_c))"),
         ("scores not scaled", "dot(query, key) * d**-0.5 for key in keys[:past]", "dot(query, key) for key in keys[:past]"),
         ("a query does not see itself", "rows.start + i + 1 - columns.start", "rows.start + i - columns.start"),
         ("mask of the block, not of the whole", "rows.start + i + 1 - columns.start", "i + 1"),
@@ -366,6 +371,8 @@ BREAKS = {
         ("consonants in capitals", "(vowels, vowels.upper())", "(vowels.upper(), vowels)"),
     ],
     "microppo": [
+        ("the penalty is never paid", "value_weights, prompts, kl_price):\n        steps", "value_weights, prompts, 0.0):\n        steps"),
+        ("PPO on the base, not on a copy in Values", "return as_floats(policy), steps", "return base, steps"),
         ("max for min", "if clipped < r * advantage", "if clipped > r * advantage"),
         ("never clipped", "(clipped, True) if clipped < r * advantage else (", "("),
         ("clipped whichever way it moved", "(clipped, True) if clipped < r * advantage", "(clipped, True) if clipped != r * advantage"),

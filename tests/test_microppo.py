@@ -520,6 +520,27 @@ def test_values_are_taught_the_rewards_after_the_advantages(script, monkeypatch)
     assert replayed == values
 
 
+def test_a_shown_run_trains_a_copy_at_its_price(script, monkeypatch, capsys):
+    """What show_ppo() returns is ppo_train()'s, from the base, zero values and the price given."""
+    monkeypatch.setattr(script, "ppo_steps", 4)
+    monkeypatch.setattr(script, "report_every", 2)
+    base = script.as_floats(script.init_model(27))
+    kept = repr(base)
+
+    def reward(tokens):
+        return float(len(tokens))
+
+    for price in (0.0, 5.0):
+        random.seed(3)
+        policy, steps = script.show_ppo("here", price, base, reward, [0, 5], CHARS)
+        random.seed(3)
+        expected, values = as_values(script, base), [[0.0] * 27 for _ in range(8)]
+        assert steps == list(script.ppo_train(expected, base, reward, values, [0, 5], price))
+        assert policy == script.as_floats(expected)
+    assert repr(base) == kept
+    assert capsys.readouterr().out.count("/4 ") == 4  # two lines a run
+
+
 def test_the_loop_never_asks_the_rule(script):
     for function in (script.ppo_train, script.roll_out, script.train_reward_model, script.score):
         source = inspect.getsource(function)

@@ -570,3 +570,16 @@ def test_names_are_no_cues(script, data):
 
 def test_linear(script):
     assert script.linear([1.0, 2.0], [[3.0, 4.0], [0.0, -1.0]]) == [11.0, -2.0]
+
+
+def test_added_paragraphs_are_indexed_and_asked_about(script):
+    random.seed(1)
+    taken = set()
+    paragraphs = script.make_paragraphs(5, taken)
+    index = script.build_index([p["text"] for p in paragraphs])
+    queries = script.add_paragraphs(index, paragraphs, taken)
+    assert len(paragraphs) == len(index["texts"]) == 5 + script.num_added
+    assert index["texts"] == [p["text"] for p in paragraphs]
+    assert {number for _, number, _ in queries} == set(range(5, 5 + script.num_added))
+    for question, number, _ in queries:
+        assert paragraphs[number]["city"] in question
