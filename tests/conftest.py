@@ -1,8 +1,12 @@
-"""Run each script once, as many at a time as there are cores, for all the tests that look at it.
+"""Run each script once, for all the tests that look at its run.
 
-A test module `test_<script>.py` gets its script as the fixture `script` (the imported module) and a
-finished run of it as `run`. Tests that need the run of a script outside QUICK are marked whole and
-slow; those that try a copy of shared code, slow.
+`test_<script>.py` gets its script as the fixture `script`, the imported module. A test that asks
+for `run` gets one finished run of a script: of the script that the file is named after, or of the
+parameter `name`. The runs start when the tests have been collected, two at a time, and go on while
+other tests are at work.
+
+Marks: `whole` is a test that needs a whole run. `slow` is a test that the quick tier leaves out,
+because it needs the run of a script that takes more than a few seconds, or takes long itself.
 """
 
 import concurrent.futures
@@ -11,57 +15,58 @@ import tempfile
 from types import SimpleNamespace
 
 import pytest
-from harness import QUICK, ROOT, SCRIPTS, load, parse, python
+from support.scripts import (
+    QUICK,
+    ROOT,
+    SCRIPTS,
+    first_lines,
+    load,
+    parse,
+    python,
+    script_of,
+)
+
+FIRST_LINES = 20  # of a second run
 
 
-def scripts_of(item):
-    """The scripts whose runs a test item needs: that of `run`, or those of its mark `runs`."""
+def runs_of(item):
+    """The scripts whose runs a test needs: that of `run`, or those of its mark `runs`."""
     mark = item.get_closest_marker("runs")
-    if "run" not in item.fixturenames:
-        return list(mark.args) if mark else []
+    if mark:
+        return list(mark.args)
+    if "run" not in item.fixturenames and "second_run" not in item.fixturenames:
+        return []
     params = item.callspec.params if hasattr(item, "callspec") else {}
-    return [params.get("name") or item.module.__name__.rpartition("test_")[2]]
-
-
-def tries_a_copy(item):
-    """Whether a test of shared code tries it in another script than the one it is copied from.
-
-    The quick tier tries one of them: test_rules shows that the others are the same code.
-    """
-    original = {"test_autograd": "microgpt", "test_preference": "microdpo"}.get(
-        item.module.__name__
-    )
-    values = item.callspec.params.values() if hasattr(item, "callspec") else []
-    names = [value for value in values if isinstance(value, str) and value in SCRIPTS]
-    return original is not None and names not in ([], [original])
+    return [params.get("name") or script_of(item.path)]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
-        whole = bool(set(scripts_of(item)) - QUICK)
-        if whole:
+        names = runs_of(item)
+        if names:
             item.add_marker("whole")
-        if whole or tries_a_copy(item):
+        if set(names) - QUICK:
             item.add_marker("slow")
+    items.sort(key=lambda item: bool(runs_of(item)))  # what needs no run does not wait for one
 
 
 def pytest_collection_finish(session):
-    """Start the runs that the selected tests need. They go on while the other tests are at work."""
-    session.config.runs = {}
-    session.config.pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
-    if not session.config.option.collectonly:
-        for name in dict.fromkeys(name for item in session.items for name in scripts_of(item)):
-            session.config.runs[name] = session.config.pool.submit(python, SCRIPTS[name])
-        for item in session.items:
-            if "seeded_runs" in item.fixturenames:
-                name = item.callspec.params["name"]
-                session.config.runs["seeded", name] = [
-                    session.config.pool.submit(
-                        python, *item.module.short(name), PYTHONHASHSEED=seed, cwd=folder
-                    )
-                    for seed, folder in (("1", ROOT), ("7", tempfile.gettempdir()))
-                ]
+    """Start the runs that the selected tests need."""
+    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    session.config.pool, session.config.runs = pool, {}
+    if session.config.option.collectonly:
+        return
+    for name in dict.fromkeys(name for item in session.items for name in runs_of(item)):
+        session.config.runs[name] = pool.submit(
+            python, SCRIPTS[name], cwd=tempfile.gettempdir(), PYTHONHASHSEED="1"
+        )
+    for item in session.items:
+        if "second_run" in item.fixturenames:
+            name = item.callspec.params["name"]
+            session.config.runs["second", name] = pool.submit(
+                first_lines, FIRST_LINES, SCRIPTS[name], cwd=ROOT, PYTHONHASHSEED="7"
+            )
 
 
 def pytest_sessionfinish(session):
@@ -71,11 +76,11 @@ def pytest_sessionfinish(session):
 
 @pytest.fixture
 def script(request):
-    return load(request.module.__name__.rpartition("test_")[2])
+    return load(script_of(request.path))
 
 
 def finished(config, name):
-    """stdout, stderr, metrics and criteria of the one run of a script."""
+    """One finished run: stdout, stderr, metrics, criteria. It fails the test if it ended badly."""
     done = config.runs[name].result()
     assert done.returncode == 0, f"exit status {done.returncode}:\n{done.stderr}"
     metrics, criteria = parse(done.stdout)
@@ -86,15 +91,15 @@ def finished(config, name):
 
 @pytest.fixture
 def run(request):
-    return finished(request.config, *scripts_of(request.node))
+    return finished(request.config, *runs_of(request.node))
 
 
 @pytest.fixture
 def runs(request):
-    return [finished(request.config, name) for name in scripts_of(request.node)]
+    return [finished(request.config, name) for name in runs_of(request.node)]
 
 
 @pytest.fixture
-def seeded_runs(request, name):
-    """Two processes that ran a script, or its first steps, differing in hash seed and folder."""
-    return [done.result() for done in request.config.runs["seeded", name]]
+def second_run(request, name):
+    """The first lines of another process, which differs in its hash seed and its folder."""
+    return request.config.runs["second", name].result()

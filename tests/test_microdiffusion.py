@@ -1,25 +1,13 @@
+"""microdiffusion against Bayes' rule, exact guesses, statistics and finite differences."""
+
 import itertools
 import math
 import random
 
 import pytest
-from harness import meets
+from support.numbers import flat, gaussian, gradients, lift, lower, matvec, places_of_each, slopes
 
-CRITERIA = {
-    "params": "== 882",
-    "train_points": "== 2000",
-    "mean_error": "< 0.2",
-    "variance_error": "< 0.2",
-    "near_curve_ratio": ">= 2",
-    "runtime_seconds": "< 300",
-}
 T = 30
-
-
-@pytest.mark.parametrize("metric", CRITERIA)
-def test_criterion(run, metric):
-    assert meets(run.metrics[metric], CRITERIA[metric])
-    assert run.criteria[metric] in (CRITERIA[metric], "")
 
 
 def test_samples_have_the_shape_and_a_gaussian_has_not(run):
@@ -35,17 +23,6 @@ def test_the_guess_gets_better(run):
     """A guess of zero costs 1, and so does the very first network, or more."""
     assert run.metrics["mean_loss_last_100"] < run.metrics["mean_loss_first_100"] - 0.1
     assert 0.25 < run.metrics["mean_loss_last_100"] < 0.35
-
-
-def test_output_shows_five_times_and_data_beside_samples(run):
-    lines = run.stdout.splitlines()
-    (times,) = (i for i, line in enumerate(lines) if line.count("t = ") == 5)
-    assert [int(word) for word in lines[times].replace("t =", "").split()] == [30, 12, 6, 3, 0]
-    (pair,) = (i for i, line in enumerate(lines) if line.split() == ["data", "samples"])
-    assert "#" in "".join(lines[times + 1 : pair])
-    assert sum("#" in line[:38] and "#" in line[40:] for line in lines[pair + 1 : pair + 19]) >= 10
-    assert max(map(len, lines)) <= 80
-    assert sum(line.startswith("step ") for line in lines) == 13
 
 
 # The data
@@ -75,9 +52,9 @@ def test_data_are_standardised_and_the_curve_with_them(script):
     (ax, ay), (bx, by) = curve[0], curve[-1]
     assert gap == pytest.approx(math.sqrt((ax - bx) ** 2 + (ay - by) ** 2))
     # The distance to the curve is that of the jitter across it: half a normal, mean 0.8 std.
-    distances = [script.curve_distance(point, curve) for point in points]
+    distances = [script.curve_distance(point, curve) for point in points[::2]]
     jitter = script.jitter * gap / (2 * math.pi)
-    assert math.fsum(distances) / 3000 == pytest.approx(jitter * math.sqrt(2 / math.pi), rel=0.06)
+    assert math.fsum(distances) / 1500 == pytest.approx(jitter * math.sqrt(2 / math.pi), rel=0.06)
 
 
 def test_moments(script):
@@ -168,40 +145,36 @@ def test_time_embeddings_are_distinct_and_neighbours_alike(script):
         assert distance(t, t + 1) < distance(t, t + 5)
 
 
-def float_model(script, seed=3):
-    random.seed(seed)
-    return {name: [[p.data for p in row] for row in m] for name, m in script.init_model().items()}
+SHAPES = {"fc0": (18, 11), "fc1": (18, 18), "fc2": (18, 18), "out": (2, 18)}
 
 
-def as_values(script, weights):
-    return {name: [[script.Value(x) for x in row] for row in m] for name, m in weights.items()}
+def some_weights():
+    """A float model, scaled so that a layer's outputs vary about as much as its inputs."""
+    return {name: gaussian(*shape, shape[1] ** -0.5, name) for name, shape in SHAPES.items()}
 
 
 def test_model_shapes_and_scale(script):
-    model = float_model(script)
+    random.seed(3)
+    model = lower(script.init_model())
     shapes = {name: (len(matrix), len(matrix[0])) for name, matrix in model.items()}
-    assert shapes == {"fc0": (18, 11), "fc1": (18, 18), "fc2": (18, 18), "out": (2, 18)}
+    assert shapes == SHAPES
     for name in ("fc0", "fc1", "fc2"):
-        squares = [p * p for row in model[name] for p in row]
+        squares = [x * x for x in flat(model[name])]
         expected = 1 / shapes[name][1]
         assert math.fsum(squares) / len(squares) == pytest.approx(expected, rel=0.35)
+        assert len(set(squares)) == len(squares)
 
 
 def test_network_against_its_formula(script):
-    w = float_model(script)
-
-    def times(matrix, x):
-        return [math.fsum(a * b for a, b in zip(row, x)) for row in matrix]
-
-    x, t = [0.4, -1.1], 7
-    h = [math.tanh(z) for z in times(w["fc0"], x + script.time_embedding(t) + [1.0])]
+    w, x, t = some_weights(), [0.4, -1.1], 7
+    h = [math.tanh(z) for z in matvec(w["fc0"], x + script.time_embedding(t) + [1.0])]
     for name in ("fc1", "fc2"):
-        h = [a + math.tanh(z) for a, z in zip(h, times(w[name], h))]
-    assert script.predict_noise(w, x, t) == pytest.approx(times(w["out"], h), abs=1e-12)
+        h = [a + math.tanh(z) for a, z in zip(h, matvec(w[name], h))]
+    assert script.predict_noise(w, x, t) == pytest.approx(matvec(w["out"], h), abs=1e-12)
 
 
 def test_network_knows_the_time(script):
-    w = float_model(script)
+    w = some_weights()
     guesses = {tuple(script.predict_noise(w, [0.4, -1.1], t)) for t in range(1, T + 1)}
     assert len(guesses) == T
 
@@ -224,30 +197,25 @@ def test_loss_of_a_known_guess(script, monkeypatch):
     assert t == 4
 
 
-@pytest.mark.parametrize("group", ["fc0", "fc1", "fc2", "out"])
-def test_gradient_equals_finite_differences(script, group):
+def test_gradient_equals_finite_differences(script):
     _, alpha_bars = script.make_schedule()
-    weights = float_model(script)
-    model = as_values(script, weights)
+    weights = some_weights()
+    model = lift(script, weights)
     args = [0.6, -1.2], 9, [-0.8, 0.3], alpha_bars
     script.noise_loss(model, *args).backward()
-    matrix = weights[group]
-    for i, j in itertools.product(range(len(matrix)), range(len(matrix[0]))):
-        kept, slope = matrix[i][j], 0.0
-        for sign in (1, -1):
-            matrix[i][j] = kept + sign * 1e-5
-            slope += sign * script.noise_loss(weights, *args) / 2e-5
-        matrix[i][j] = kept
-        assert model[group][i][j].grad == pytest.approx(slope, rel=1e-5, abs=1e-8)
+    grads, where = gradients(model), places_of_each(weights, 36)
+    expected = slopes(lambda w: script.noise_loss(w, *args), weights, where)
+    found = [grads[name][i][j] for name, i, j in where]
+    assert found == pytest.approx(expected, rel=1e-5, abs=1e-8)
 
 
 def test_floats_and_values_give_the_same_loss(script):
     _, alpha_bars = script.make_schedule()
-    weights = float_model(script)
+    weights = some_weights()
     args = [0.6, -1.2], 9, [-0.8, 0.3], alpha_bars
     loss = script.noise_loss(weights, *args)
     assert type(loss) is float
-    assert loss == script.noise_loss(as_values(script, weights), *args).data
+    assert loss == script.noise_loss(lift(script, weights), *args).data
 
 
 def test_a_step_takes_each_t_once_with_fresh_noise(script, monkeypatch):
@@ -262,8 +230,7 @@ def test_a_step_takes_each_t_once_with_fresh_noise(script, monkeypatch):
 
     monkeypatch.setattr(script, "noise_loss", spy)
     random.seed(1)
-    for _ in itertools.islice(script.train(script.init_model(), points, alpha_bars), 2):
-        pass
+    list(itertools.islice(script.train(lift(script, some_weights()), points, alpha_bars), 2))
     chosen, times, noises = zip(*calls)
     assert sorted(times) == sorted([*range(1, T + 1)] * 2)
     assert len(set(noises)) == 2 * T
@@ -278,12 +245,10 @@ def test_a_batch_of_one(script, monkeypatch):
     """With a single time step a batch is one point; its loss is the loss of that point."""
     monkeypatch.setattr(script, "num_timesteps", 1)
     points, alpha_bars = [[0.5, -0.5]], [1.0, 0.7]
+    weights = some_weights()
     random.seed(2)
-    model = script.init_model()
-    weights = {name: [script.floats(row) for row in m] for name, m in model.items()}
-    state = random.getstate()
-    loss = next(script.train(model, points, alpha_bars))
-    random.setstate(state)
+    loss = next(script.train(lift(script, weights), points, alpha_bars))
+    random.seed(2)
     eps = [random.gauss(0, 1), random.gauss(0, 1)]
     assert loss == pytest.approx(script.noise_loss(weights, points[0], 1, eps, alpha_bars))
 
@@ -294,8 +259,8 @@ def test_learning_rate_falls_linearly(script, monkeypatch):
     monkeypatch.setattr(
         script, "adam_step", lambda params, m, v, step, lr: rates.append((step, lr))
     )
-    random.seed(1)
-    list(script.train(script.init_model(), [[0.5, -0.5]], script.make_schedule()[1]))
+    model = lift(script, some_weights())
+    list(script.train(model, [[0.5, -0.5]], script.make_schedule()[1]))
     assert [step for step, _ in rates] == [1, 2, 3, 4]
     assert [lr for _, lr in rates] == pytest.approx([0.03, 0.0225, 0.015, 0.0075])
 
@@ -305,9 +270,8 @@ def test_training_on_a_single_point_learns_its_noise(script):
     """The exact guess is (x_t - sqrt(alpha_bar) x0) / sqrt(1 - alpha_bar): linear, so learnable."""
     _, alpha_bars = script.make_schedule()
     random.seed(1)
-    losses = list(
-        itertools.islice(script.train(script.init_model(), [[0.5, -0.5]], alpha_bars), 25)
-    )
+    steps = script.train(lift(script, some_weights()), [[0.5, -0.5]], alpha_bars)
+    losses = list(itertools.islice(steps, 25))
     assert math.fsum(losses[-5:]) / 5 < 0.25 < losses[0]
 
 
@@ -420,7 +384,7 @@ def test_sampler_of_a_gaussian_has_its_moments(script, monkeypatch):
 
 def test_sampling_starts_from_unit_noise(script):
     betas, alpha_bars = script.make_schedule()
-    w = float_model(script)
+    w = some_weights()
     random.seed(3)
     state = random.getstate()
     path = script.sample(w, betas, alpha_bars)
@@ -458,7 +422,8 @@ def test_near_rate(script):
 
 def test_gaussian_like(script):
     random.seed(6)
-    points = [[x := random.gauss(1, 2), 0.5 * x + random.gauss(-3, 0.4)] for _ in range(8000)]
+    xs = [random.gauss(1, 2) for _ in range(8000)]
+    points = [[x, 0.5 * x + random.gauss(-3, 0.4)] for x in xs]
     random.seed(7)
     clone = script.gaussian_like(points)
     assert len(clone) == len(points)
@@ -479,19 +444,9 @@ def test_moment_errors(script):
     assert script.moment_errors(wider, points) == pytest.approx((0.0, 0.75))
 
 
-def test_draw_clouds(script, capsys):
-    """x to the right, y upwards, darker where there is more, nothing drawn beyond 2.4."""
-    outside = [[9.0, 0.0], [0.0, -2.5], [-2.5, 0.0], [0.0, 2.5]]
-    corners = [[2.3, 2.3]] * 3 + [[-2.3, -2.3]] + outside
-    script.draw_clouds({"one": corners, "two": [[0.1, 0.1]]}, 4, 2)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines == ["one   two", "   *    #", "."]
-
-
-def test_progress_rewrites_its_line_on_a_terminal(script, capsys, monkeypatch):
-    monkeypatch.setattr(script.os, "isatty", lambda fd: True)
-    for step in (7, 1500):
-        script.show_progress(step, 1500, 0.5, script.time.perf_counter())
-    out = capsys.readouterr().out
-    assert out.count("\r") == 2
-    assert out.count("\n") == 1
+def test_drawings(script, capsys):
+    points = [[2.3, 2.3]] * 3 + [[-2.3, -2.3]] + [[9.0, 0.0], [0.0, -2.5]]  # two lie outside
+    script.draw_clouds({"one": points, "two": [[0.1, 0.1]]}, 4, 2)
+    drawn = capsys.readouterr().out
+    assert drawn.count("#") == 2
+    assert drawn.isascii()

@@ -1,31 +1,19 @@
+"""microrag: BM25 against its definition, and the reader against one written as equations."""
+
 import itertools
 import math
 import random
 
 import pytest
-from harness import meets
+from support.numbers import adam, gaussian, matvec, slopes, softmax
 
-CRITERIA = {
-    "queries": ">= 200",
-    "new_queries": ">= 200",
-    "retrieval_accuracy": ">= 0.8",
-    "runtime_seconds": "< 360",
-}
 TEXTS = ["the cat sat", "the dog sat and the dog ran", "a cat and a dog and a cat", "", "the owl"]
 
 
-@pytest.mark.parametrize("metric", CRITERIA)
-def test_criterion(run, metric):
-    assert meets(run.metrics[metric], CRITERIA[metric])
-    assert run.criteria[metric] in (CRITERIA[metric], "")
-
-
-def test_retrieval_improves_the_answers(run):
+def test_the_reader_loses_next_to_nothing_of_what_is_found(run):
     m = run.metrics
-    assert m["with_retrieval"] >= m["without_retrieval"] + 0.10
-    bound = float(run.criteria["with_retrieval"].removeprefix(">= "))
-    assert bound == pytest.approx(m["without_retrieval"] + 0.10, abs=1e-4)
-    assert m["with_retrieval"] > 0.8  # the reader loses next to nothing of what is found
+    assert m["queries"] >= 200
+    assert m["with_retrieval"] > 0.8
     assert m["right_document"] > 0.95
 
 
@@ -42,6 +30,7 @@ def test_a_wrong_document_makes_a_wrong_answer(run):
 
 def test_documents_added_after_training_are_read_like_the_others(run):
     m = run.metrics
+    assert m["new_queries"] >= 200
     assert m["new_documents"] > 0.8
     assert m["new_without_retrieval"] < 0.02
     assert m["new_documents"] > m["new_retrieval_accuracy"] - 0.05
@@ -49,21 +38,6 @@ def test_documents_added_after_training_are_read_like_the_others(run):
 
 def test_with_a_text_the_reader_invents_fewer_names(run):
     assert run.metrics["invented_with"] < run.metrics["invented_without"] - 0.5
-
-
-def test_output_shows_queries_scores_and_answers(run):
-    lines = run.stdout.splitlines()
-    found = [line for line in lines if line.startswith("  found    ")]
-    assert len(found) == 4
-    for line in found:
-        listed = line.split("  (wrong document)")[0][11:].split(", ")
-        scores = [float(part.split()[1]) for part in listed]
-        assert len(scores) == 3
-        assert scores == sorted(scores, reverse=True)
-    assert sum("(wrong document)" in line for line in found) == 1
-    assert sum(line.startswith("  looks at ") for line in lines) == 4
-    assert sum("without a text" in line for line in lines) == 4
-    assert sum(line.startswith("step ") for line in lines) == 13
 
 
 # --- BM25 ---
@@ -301,104 +275,47 @@ QUESTION, TEXT, ANSWER = (
 )
 
 
-def small_weights(script, seed=3):
-    """A float model with larger weights than at the start, so that every part matters."""
-    random.seed(seed)
-    model = script.init_model([(QUESTION, TEXT, ANSWER), ("name the feast", "it is on", "sol")])
+def small_weights(script):
+    """A float model that knows a few words, large enough that every part matters."""
+    asked = dict.fromkeys(["", *script.terms(QUESTION), "name", "the", "feast"])
+    common = dict.fromkeys(["", *script.terms(TEXT), "it", "is", "on"])
+    n = script.n_embd
+    shapes = {
+        "query": (asked, n),
+        "cue1": (common, n),
+        "cue2": (common, n),
+        "last": (script.CHARS, n),
+        "place": (range(script.max_answer), n),
+        "hidden": (range(script.n_hidden), n + len(script.CHARS) + n),
+        "output": (script.CHARS, script.n_hidden),
+    }
     return {
-        t: {key: [2 * p.data for p in row] for key, row in rows.items()}
-        for t, rows in model.items()
+        table: dict(zip(keys, gaussian(len(keys), width, 0.4, table)))
+        for table, (keys, width) in shapes.items()
     }
 
 
-def as_values(script, weights):
+def mapped(f, tables):
+    """A copy of {table: {key: vector}} with f(x) for each number x."""
     return {
-        t: {key: [script.Value(x) for x in row] for key, row in rows.items()}
-        for t, rows in weights.items()
+        table: {key: [f(x) for x in row] for key, row in rows.items()}
+        for table, rows in tables.items()
     }
 
 
-@pytest.mark.parametrize("text", [TEXT, ""])
-def test_gradient_equals_finite_differences(script, text):
-    weights = small_weights(script)
-    model = as_values(script, weights)
-    script.answer_loss(model, QUESTION, text, ANSWER).backward()
-    rng = random.Random(0)
-    for table, rows in weights.items():
-        checked = 0
-        for key, row in rows.items():
-            for j in rng.sample(range(len(row)), 3):
-                kept, slope = row[j], 0.0
-                for sign in (1, -1):
-                    row[j] = kept + sign * 1e-5
-                    slope += sign * script.answer_loss(weights, QUESTION, text, ANSWER) / 2e-5
-                row[j] = kept
-                assert model[table][key][j].grad == pytest.approx(slope, rel=1e-4, abs=1e-8), table
-                checked += abs(slope) > 1e-6
-        assert checked >= 3 or (not text and table.startswith("cue")), table
+def numbers_of(tables):
+    """All numbers of {table: {key: vector}}, as one list."""
+    return [x for rows in tables.values() for row in rows.values() for x in row]
 
 
-def test_floats_and_values_give_the_same_loss(script):
-    weights = small_weights(script)
-    for text in (TEXT, ""):
-        on_values = script.answer_loss(as_values(script, weights), QUESTION, text, ANSWER)
-        assert script.answer_loss(weights, QUESTION, text, ANSWER) == on_values.data
-        on_values.backward()
+def reference_query(weights, words):
+    """The sum of the vectors of known words, and of the vector that is in every sum."""
+    rows = [weights["query"][word] for word in ["", *words] if word in weights["query"]]
+    return [math.fsum(column) for column in zip(*rows)]
 
 
-def test_floats_and_values_write_the_same_answer(script, monkeypatch):
-    for seed in range(5):
-        weights = small_weights(script, seed)
-        query, words = script.embed_query(weights, QUESTION), ["", *script.terms(TEXT)]
-        looks = script.attend(weights, query, words)
-        floats = script.mlp(weights, query, script.embed_context(looks, words, 1), "a", 1)
-        model = as_values(script, weights)
-        query = script.embed_query(model, QUESTION)
-        looks = script.attend(model, query, words)
-        values = script.mlp(model, query, script.embed_context(looks, words, 1), "a", 1)
-        assert floats == [value.data for value in values]
-
-
-def test_loss_against_its_definition(script):
-    weights = small_weights(script)
-    words = ["", *script.terms(TEXT)]
-    query = script.embed_query(weights, QUESTION)
-    looks = script.attend(weights, query, words)
-    total = 0.0
-    for place, (last, char) in enumerate(zip(".sol", "sol.")):
-        context = script.embed_context(looks, words, place)
-        logits = script.mlp(weights, query, context, last, place)
-        exps = [math.exp(x) for x in logits]
-        total -= math.log(exps[script.CHARS.index(char)] / math.fsum(exps)) / 4
-    assert script.answer_loss(weights, QUESTION, TEXT, "sol") == pytest.approx(total, rel=1e-12)
-
-
-def test_the_mlp_reads_the_two_embeddings_concatenated(script):
-    weights = small_weights(script)
-    query = [0.1 * i for i in range(script.n_embd)]
-    context = [0.2] * len(script.CHARS)
-    x = [*query, *context]
-    x += [a + p for a, p in zip(weights["last"]["e"], weights["place"][2])]
-    h = [
-        max(0.0, math.fsum(w * xi for w, xi in zip(row, x, strict=True)))
-        for row in weights["hidden"].values()
-    ]
-    expected = [math.fsum(w * hi for w, hi in zip(row, h)) for row in weights["output"].values()]
-    assert script.mlp(weights, query, context, "e", 2) == pytest.approx(expected, abs=1e-12)
-
-
-def test_query_embedding_is_the_sum_of_its_known_words(script):
-    weights = small_weights(script)
-    rows = [weights["query"][word] for word in ("", "name", "feast", "name")]
-    expected = [math.fsum(column) for column in zip(*rows)]
-    assert script.embed_query(weights, "Name feast, NAME!") == pytest.approx(expected)
-    assert script.embed_query(weights, "zzz name feast name") == pytest.approx(expected)
-
-
-def test_attention_against_its_definition(script):
-    weights = small_weights(script)
-    words = ["", *script.terms(TEXT)]
-    query = script.embed_query(weights, QUESTION)
+def reference_looks(weights, query, words):
+    """Softmax of query . (cue1 of the word before + cue2 of the word before that one)."""
     scores = []
     for i in range(len(words)):
         score = 0.0
@@ -406,8 +323,87 @@ def test_attention_against_its_definition(script):
             word = words[i - back] if i >= back else ""
             row = weights[table].get(word, weights[table][""])
             score += math.fsum(q * c for q, c in zip(query, row))
-        scores.append(math.exp(score))
-    expected = [s / math.fsum(scores) for s in scores]
+        scores.append(score)
+    return softmax(scores)
+
+
+def reference_logits(weights, query, context, last, place):
+    x = [*query, *context]
+    x += [a + p for a, p in zip(weights["last"][last], weights["place"][place])]
+    h = [max(0.0, a) for a in matvec(weights["hidden"].values(), x)]
+    return matvec(weights["output"].values(), h)
+
+
+def reference_loss(script, weights, question_words, words, answer):
+    """Mean of -log p(next character) of an answer that ends with a full stop."""
+    query = reference_query(weights, question_words)
+    looks = reference_looks(weights, query, words)
+    losses = []
+    for place, (last, char) in enumerate(zip("." + answer, answer)):
+        context = dict.fromkeys(script.CHARS, 0.0)
+        for look, word in zip(looks, words):
+            if word and place <= len(word) and f"{word}."[place] in context:
+                context[f"{word}."[place]] += look
+        logits = reference_logits(weights, query, context.values(), last, place)
+        losses.append(-math.log(softmax(logits)[script.CHARS.index(char)]))
+    return math.fsum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("text", [TEXT, ""])
+def test_gradient_equals_finite_differences(script, text):
+    weights = small_weights(script)
+    model = mapped(script.Value, weights)
+    script.answer_loss(model, QUESTION, text, ANSWER).backward()
+    rng = random.Random(0)
+    for table, rows in weights.items():
+        everywhere = [(table, key, j) for key, row in rows.items() for j in range(len(row))]
+        where = rng.sample(everywhere, 12)
+        expected = slopes(lambda w: script.answer_loss(w, QUESTION, text, ANSWER), weights, where)
+        found = [model[table][key][j].grad for table, key, j in where]
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-8), table
+        reached = sum(abs(slope) > 1e-6 for slope in expected)
+        assert reached >= 3 or (not text and table.startswith("cue")), table
+
+
+def test_floats_and_values_give_the_same_loss(script):
+    weights = small_weights(script)
+    for text in (TEXT, ""):
+        on_values = script.answer_loss(mapped(script.Value, weights), QUESTION, text, ANSWER)
+        assert script.answer_loss(weights, QUESTION, text, ANSWER) == on_values.data
+
+
+def test_loss_against_its_definition(script):
+    """With a text in which the answer stands, and without a text."""
+    weights = small_weights(script)
+    question = "i saw it what stream has vela".split()
+    words = ["", *"vela lies on the tumor it is".split()]
+    expected = reference_loss(script, weights, question, words, "tumor.")
+    found = script.answer_loss(weights, QUESTION, TEXT, "tumor")
+    assert found == pytest.approx(expected, rel=1e-12)
+    expected = reference_loss(script, weights, question, [""], "sol.")
+    assert script.answer_loss(weights, QUESTION, "", "sol") == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_mlp_reads_the_two_embeddings_concatenated(script):
+    weights = small_weights(script)
+    query = [0.1 * i for i in range(script.n_embd)]
+    context = [0.2] * len(script.CHARS)
+    expected = reference_logits(weights, query, context, "e", 2)
+    assert script.mlp(weights, query, context, "e", 2) == pytest.approx(expected, abs=1e-12)
+
+
+def test_query_embedding_is_the_sum_of_its_known_words(script):
+    weights = small_weights(script)
+    expected = reference_query(weights, ["name", "feast", "name"])
+    assert script.embed_query(weights, "Name feast, NAME!") == pytest.approx(expected)
+    assert script.embed_query(weights, "zzz name feast name") == pytest.approx(expected)
+
+
+def test_attention_against_its_definition(script):
+    weights = small_weights(script)
+    words = ["", "vela", "lies", "on", "unknown", "tumor"]
+    query = gaussian(1, script.n_embd)[0]
+    expected = reference_looks(weights, query, words)
     assert script.attend(weights, query, words) == pytest.approx(expected, rel=1e-12)
 
 
@@ -453,7 +449,7 @@ def test_unknown_characters_are_read_as_nothing(script):
 
 
 def copying_weights(script):
-    """By hand: look at the word after "on the", and copy what is there, character by character."""
+    """A model made by hand: it looks at the word after "on the", and copies its characters."""
     weights = {
         t: {key: [0.0] * len(row) for key, row in rows.items()}
         for t, rows in small_weights(script).items()
@@ -467,10 +463,6 @@ def copying_weights(script):
 
 
 def test_generate_copies_with_weights_made_by_hand(script):
-    examples = [("what stream", "on the tumor on the", "tumor")]
-    random.seed(1)
-    model = script.init_model(examples)
-    assert {"on", "the"} <= set(model["cue1"])
     weights = copying_weights(script)
     for name in ("tumor", "zubin", "ab"):  # no weight depends on the name
         text = f"it is on the {name} . it"
@@ -531,31 +523,34 @@ def test_evaluate_counts_what_it_says(script, monkeypatch):
 
 @pytest.mark.slow
 def test_training_learns_to_copy_and_to_remember(script, monkeypatch):
-    """One fact asked with its text and without: the loss falls, and each step gives one loss."""
-    random.seed(2)
+    """One fact, asked with its text and without."""
     monkeypatch.setattr(script, "num_steps", 30)
     examples = [(QUESTION, TEXT, ANSWER), (QUESTION, "", ANSWER)] * 30
-    model = script.init_model(examples)
-    losses = list(script.train(model, examples))
+    losses = list(script.train(mapped(script.Value, small_weights(script)), examples))
     assert len(losses) == 30
     assert losses[0] > 2 > 0.5 > losses[-1]
 
 
-def test_each_step_starts_from_the_mean_loss_of_its_batch(script, data):
-    _, examples, *_ = data
-    random.seed(3)
-    model = script.init_model(examples)
-    weights = {t: {k: script.floats(row) for k, row in rows.items()} for t, rows in model.items()}
-    first = next(script.train(model, examples))
-    expected = [script.answer_loss(weights, *example) for example in examples[:2]]
-    assert first == pytest.approx(math.fsum(expected) / 2, rel=1e-12)
-    moved = [
-        abs(p.data - w)
-        for t, rows in model.items()
-        for k, row in rows.items()
-        for p, w in zip(row, weights[t][k])
-    ]
-    assert max(moved) == pytest.approx(script.learning_rate, rel=1e-3)  # Adam's first step
+def test_training_takes_steps_of_adam_at_a_falling_rate(script, monkeypatch):
+    """Two steps of two examples, with the gradient of the mean of their losses."""
+    monkeypatch.setattr(script, "num_steps", 2)
+    examples = [(QUESTION, TEXT, ANSWER), (QUESTION, "", ANSWER)]
+    examples += [("name the feast", "it is on sol", "sol"), ("feast", "", "vela")]
+    model = mapped(script.Value, small_weights(script))
+    steps = script.train(model, examples)
+    m = v = [0.0] * len(numbers_of(model))
+    for step, rate in ((1, 0.02), (2, 0.01)):
+        batch = examples[2 * step - 2 : 2 * step]
+        twin = mapped(lambda p: script.Value(p.data), model)
+        losses = [script.answer_loss(twin, *example) for example in batch]
+        for loss in losses:
+            loss.backward()
+        before = [p.data for p in numbers_of(twin)]
+        grads = [p.grad / 2 for p in numbers_of(twin)]
+        expected, m, v = adam(before, grads, m, v, step, rate, beta1=0.9, beta2=0.99)
+        assert next(steps) == pytest.approx((losses[0].data + losses[1].data) / 2, rel=1e-12)
+        assert [p.data for p in numbers_of(model)] == pytest.approx(expected, abs=1e-9)
+    assert next(steps, None) is None
 
 
 def test_names_are_no_cues(script, data):
@@ -568,8 +563,28 @@ def test_names_are_no_cues(script, data):
     assert len(model["query"]) > 100 + len(script.THINGS)
 
 
-def test_linear(script):
-    assert script.linear([1.0, 2.0], [[3.0, 4.0], [0.0, -1.0]]) == [11.0, -2.0]
+@pytest.mark.parametrize("count", [10, 11])
+def test_cues_are_the_words_of_a_tenth_of_the_texts(script, count):
+    """Each text counts once, and no text counts for nothing."""
+    texts = [f"first{i} same last{i}" for i in range(count)]
+    given = [*texts[:2], texts[1], "", *texts[2:]]
+    examples = [(f"Who? who{i}", text, "a") for i, text in enumerate(given)]
+    model = script.init_model(examples)
+    common = {"", *" ".join(texts).split()} if count == 10 else {"", "same"}
+    assert set(model["cue1"]) == set(model["cue2"]) == common
+    assert set(model["query"]) == {"", "who", *(f"who{i}" for i in range(count + 2))}
+
+
+def test_the_model_starts_at_random_numbers_of_one_scale(script):
+    random.seed(1)
+    model, small = script.init_model([(QUESTION, TEXT, ANSWER)]), small_weights(script)
+    for table in ("last", "place", "hidden", "output"):
+        assert list(model[table]) == list(small[table])
+    widths = {table: {len(row) for row in rows.values()} for table, rows in model.items()}
+    assert widths == {table: {len(row) for row in rows.values()} for table, rows in small.items()}
+    squares = [p.data**2 for p in numbers_of(model)]
+    assert math.fsum(squares) / len(squares) == pytest.approx(0.04, rel=0.1)
+    assert len(set(squares)) == len(squares)
 
 
 def test_added_paragraphs_are_indexed_and_asked_about(script):
@@ -583,3 +598,16 @@ def test_added_paragraphs_are_indexed_and_asked_about(script):
     assert {number for _, number, _ in queries} == set(range(5, 5 + script.num_added))
     for question, number, _ in queries:
         assert paragraphs[number]["city"] in question
+
+
+def test_drawings(script, capsys):
+    paragraphs = [
+        {"city": "vela", "facts": {"river": "tumor"}, "text": "vela stands on the tumor"},
+        {"city": "sodal", "facts": {"river": "zubin"}, "text": "sodal stands on the zubin"},
+    ]
+    index = script.build_index([p["text"] for p in paragraphs])
+    question = "what stream has vela?"
+    script.show_answer(copying_weights(script), index, paragraphs, question, 0, "river")
+    drawn = capsys.readouterr().out
+    assert "tumor" in drawn
+    assert drawn.isascii()

@@ -1,112 +1,166 @@
-"""The preference task that the alignment scripts share: the rule, the pairs, the evaluation."""
+"""The preference task that microdpo, microppo and microgrpo share: rule, pairs and evaluation.
+
+The shared functions are the same code in all three scripts, so they are tried in one of them.
+"""
 
 import collections
-import itertools
 import math
 import random
-import re
-import string
 
 import pytest
-from harness import ROOT, SCRIPTS, load
-
-NAMES = [name for name in SCRIPTS if hasattr(load(name), "is_preferred")]
-CHARS = list(string.ascii_lowercase)
-SAME_EVALUATION = ["base_preferred_rate", "base_mean_length", "base_unique_share"]
-
-
-@pytest.fixture(params=NAMES)
-def script(request):
-    return load(request.param)
-
-
-def tiny_models(script, monkeypatch, count=2, vocab_size=3):
-    """Float models of two letters and a boundary, with names of at most three letters."""
-    monkeypatch.setattr(script, "block_size", 4)
-    random.seed(5)
-    return [
-        {
-            key: [[6 * p.data for p in row] for row in rows]
-            for key, rows in script.init_model(vocab_size).items()
-        }
-        for _ in range(count)
-    ]
-
-
-def all_completions(prompt, bos=2, block_size=4):
-    """Every token sequence that a tiny model can write."""
-    for length in range(1, block_size):
-        for letters in itertools.product(range(bos), repeat=length - 1):
-            yield [bos, prompt, *letters, bos]
-    for letters in itertools.product(range(bos), repeat=block_size - 1):
-        yield [bos, prompt, *letters]
-
-
-def probability(script, model, tokens):
-    """By the chain rule, from the logits, with a softmax of the test's own."""
-    cache, p = {}, 1.0
-    for i, token in enumerate(tokens[:-1]):
-        logits = script.gpt(model, token, i, cache)
-        if i > 0:
-            p *= math.exp(logits[tokens[i + 1]]) / math.fsum(map(math.exp, logits))
-    return p
-
-
-@pytest.mark.parametrize(
-    ("name", "verdict"),
-    [
-        ("milena", True),
-        ("rory", True),  # y is a vowel
-        ("amir", True),
-        ("anna", False),  # two consonants
-        ("leona", False),  # two vowels
-        ("yael", False),
-        ("ana", False),  # too short
-        ("", False),
-        ("aaaaaaa", False),
-        ("zzzz", False),
-    ],
+from support.preference import (
+    CHARS,
+    all_completions,
+    alternates,
+    kl,
+    next_probs,
+    probability,
+    tiny_models,
+    tokens_of,
 )
-def test_rule(script, name, verdict):
-    assert script.is_preferred(script.encode(name, CHARS), CHARS) is verdict
+from support.scripts import load
+
+SHARING = ("microdpo", "microppo", "microgrpo")
+
+
+@pytest.fixture
+def script():
+    return load("microdpo")
+
+
+def names_within_the_context(script):
+    """Each name once, of those that the scripts use."""
+    return [name for name in dict.fromkeys(script.load_names()) if len(name) < 8]
+
+
+# --- the runs ---
+
+
+@pytest.mark.runs(*SHARING)
+def test_the_base_model_is_the_same_in_all(runs):
+    for metric in ("base_preferred_rate", "base_mean_length", "base_unique_share"):
+        assert len({run.metrics[metric] for run in runs}) == 1, metric
+
+
+@pytest.mark.runs(*SHARING)
+def test_names_stay_as_long_and_as_diverse_as_they_were(runs):
+    """A policy that wrote a few short names again and again could raise its rate as well."""
+    for run in runs:
+        metrics = run.metrics
+        assert 0.15 < metrics["base_preferred_rate"] < 0.35
+        assert metrics["base_mean_length"] - 1 < metrics["mean_length"] < 7
+        assert metrics["unique_share"] > 0.75 * metrics["base_unique_share"]
+        assert 0.01 < metrics["kl"] < 5
+
+
+def test_the_scripts_are_judged_alike():
+    """They have the same names, prompts and base model, and differ in what they do to it."""
+    constants = ["n_embd", "n_head", "n_layer", "block_size", "num_steps", "learning_rate"]
+    constants += ["num_pair_names", "num_prompts", "vowels", "min_letters"]
+    modules = [load(name) for name in SHARING]
+    for constant in constants:
+        assert len({getattr(module, constant) for module in modules}) == 1, constant
+    assert modules[0].num_prompts >= 500
+
+
+# --- the rule and the pairs ---
+
+
+def test_rule(script):
+    for name in ("milena", "amir", "rory"):  # y is a vowel
+        assert script.is_preferred(tokens_of(name), CHARS) is True, name
+    for name in ("anna", "leona", "yael", "ana", "", "aaaaaaa", "zzzz"):
+        assert script.is_preferred(tokens_of(name), CHARS) is False, name
 
 
 def test_rule_asks_for_an_end(script):
-    tokens = script.encode("milenas", CHARS)
+    tokens = tokens_of("milenas")
     assert script.is_preferred(tokens, CHARS)
     assert not script.is_preferred(tokens[:-1], CHARS)
 
 
 def test_real_names_meet_the_rule_sometimes(script):
-    names = [name for name in script.load_names() if len(name) < script.block_size]
-    kept = [script.is_preferred(script.encode(name, CHARS), CHARS) for name in names]
-    assert 0.15 < sum(kept) / len(kept) < 0.3
+    names = names_within_the_context(script)[::10]
+    kept = 0
+    for name in names:
+        expected = len(name) >= 4 and alternates(name)
+        assert script.is_preferred(tokens_of(name), CHARS) == expected, name
+        kept += expected
+    assert 0.15 < kept / len(names) < 0.3
 
 
 def test_spell(script):
-    assert script.spell(script.encode("rory", CHARS), CHARS) == "rory"
+    assert script.spell(tokens_of("rory"), CHARS) == "rory"
     assert script.spell([26, 0], CHARS) == "a"
 
 
-@pytest.mark.slow
-def test_completions_have_the_models_distribution(script, monkeypatch):
-    (model,) = tiny_models(script, monkeypatch, 1)
-    exact = {tuple(t): probability(script, model, t) for t in all_completions(0)}
-    assert math.fsum(exact.values()) == pytest.approx(1, abs=1e-12)
+def test_pairs_share_a_prompt_and_differ_in_the_rule(script):
+    names = names_within_the_context(script)[:3000]
     random.seed(1)
-    counts = collections.Counter(tuple(script.complete(model, 0)) for _ in range(4000))
+    pairs = script.make_pairs(names, CHARS)
+    counts = collections.Counter()
+    for chosen, rejected in pairs:
+        assert chosen[:2] == rejected[:2]
+        assert script.is_preferred(chosen, CHARS)
+        assert not script.is_preferred(rejected, CHARS)
+        counts[CHARS[chosen[1]]] += 1
+    used = [script.spell(tokens, CHARS) for pair in pairs for tokens in pair]
+    assert len(used) == len(set(used))
+    assert set(used) <= set(names)
+    for letter in CHARS:
+        own = [name for name in names if name[0] == letter]
+        kept = sum(len(name) >= 4 and alternates(name) for name in own)
+        assert counts[letter] == min(kept, len(own) - kept), letter
+
+
+def test_pairs_come_in_random_order(script):
+    names = names_within_the_context(script)[:300]
+    random.seed(1)
+    one = script.make_pairs(names, CHARS)
+    other = script.make_pairs(names, CHARS)
+    assert one != other
+    assert sorted(one) == sorted(other)
+
+
+# --- what a model writes ---
+
+
+def test_completions_have_the_models_distribution(script, monkeypatch):
+    """Over many draws. The logits are looked up in a table, to be quick."""
+    (model,) = tiny_models(script, monkeypatch, 1)
+    table, exact = {}, {}
+    for tokens in all_completions(0):
+        cache = {}
+        for i, token in enumerate(tokens[:-1]):
+            table[tuple(tokens[: i + 1])] = script.gpt(model, token, i, cache)
+        exact[tuple(tokens)] = probability(script, model, tokens)
+    assert math.fsum(exact.values()) == pytest.approx(1, abs=1e-12)
+
+    def look_up(model, token, position, cache):
+        past = cache.setdefault("tokens", [])
+        assert position == len(past)
+        past.append(token)
+        return table[tuple(past)]
+
+    monkeypatch.setattr(script, "gpt", look_up)
+    random.seed(1)
+    n = 4000
+    counts = collections.Counter(tuple(script.complete(model, 0)) for _ in range(n))
     assert set(counts) <= set(exact)
     for tokens, p in exact.items():
-        assert abs(counts[tokens] - 4000 * p) < 4.5 * math.sqrt(4000 * p * (1 - p)) + 1
+        assert abs(counts[tokens] - n * p) < 4.5 * math.sqrt(n * p * (1 - p)) + 1
 
 
 def test_completion_probs_are_those_of_the_letters_after_the_prompt(script, monkeypatch):
     (model,) = tiny_models(script, monkeypatch, 1)
     for tokens in all_completions(1):
-        probs = script.completion_probs(model, tokens)
-        assert len(probs) == len(tokens) - 2
-        product = math.prod(p[token] for p, token in zip(probs, tokens[2:], strict=True))
-        assert product == pytest.approx(probability(script, model, tokens), rel=1e-12)
+        found = script.completion_probs(model, tokens)
+        assert len(found) == len(tokens) - 2
+        for row, expected in zip(found, next_probs(script, model, tokens), strict=True):
+            assert row == pytest.approx(expected, rel=1e-12)
+
+
+# --- how far it is from the reference ---
 
 
 def test_kl_equals_the_sum_over_all_sequences(script, monkeypatch):
@@ -131,86 +185,29 @@ def test_kl_to_itself_is_zero_and_else_it_is_directed(script):
         script.kl_divergence(p, q + q)
 
 
-def test_judge_counts_what_it_returns(script, monkeypatch):
+def test_judge_counts_what_the_model_writes(script, monkeypatch):
+    """Its figures are those of the same completions, drawn again and judged here."""
     monkeypatch.setattr(script, "min_letters", 2)
-    chars = ["a", "b"]
     model, reference = tiny_models(script, monkeypatch)
+    prompts = [0, 1, 1] * 20
     random.seed(2)
-    names, judged = script.judge(model, reference, [0, 1] * 300, chars)
-    assert [name[0] for name in names] == ["a", "b"] * 300
-    assert judged["unique_share"] == len(set(names)) / 600
-    assert judged["mean_length"] == pytest.approx(sum(map(len, names)) / 600)
-    exact = collections.Counter()
-    for tokens in itertools.chain(all_completions(0), all_completions(1)):
-        p, q = (probability(script, m, tokens) for m in (model, reference))
-        exact["kl"] += p * math.log(p / q) / 2
-        name = script.spell(tokens, chars)
-        good = len(name) >= 2 and tokens[-1] == 2 and "aa" not in name and "bb" not in name
-        exact["preferred_rate"] += p * good / 2
-    assert judged["preferred_rate"] == pytest.approx(exact["preferred_rate"], abs=0.08)
-    assert judged["kl"] == pytest.approx(exact["kl"], rel=0.2)
-    assert script.judge(model, model, [0], chars)[1]["kl"] == 0
-
-
-def test_pairs_share_a_prompt_and_differ_in_the_rule(script):
-    if not hasattr(script, "make_pairs"):
-        return
-    names = [name for name in dict.fromkeys(script.load_names()) if len(name) < 8][:3000]
-    pairs = script.make_pairs(names, CHARS)
-    assert len(pairs) > 500
-    for chosen, rejected in pairs:
-        assert chosen[:2] == rejected[:2]
-        assert script.is_preferred(chosen, CHARS)
-        assert not script.is_preferred(rejected, CHARS)
-    used = [script.spell(tokens, CHARS) for pair in pairs for tokens in pair]
-    assert len(used) == len(set(used))
-    assert set(used) <= set(names)
-
-
-def test_the_scripts_are_judged_alike():
-    """Same names, same prompts, same base model: what differs is what is done to it."""
-    constants = (
-        "n_embd n_head n_layer block_size num_steps learning_rate num_pair_names num_prompts"
-    )
-    constants = [*constants.split(), "vowels", "min_letters"]
-    assert len({tuple(getattr(load(name), key) for key in constants) for name in NAMES}) <= 1
-    assert all(load(name).num_prompts >= 500 for name in NAMES)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_rate_is_up_and_no_cheat(name, run):
-    """By 0.10, while names stay as long and as various as names are."""
-    metrics = run.metrics
-    assert 0.15 < metrics["base_preferred_rate"] < 0.35
-    assert metrics["preferred_rate"] > metrics["base_preferred_rate"] + 0.10
-    assert metrics["base_mean_length"] - 1.2 < metrics["mean_length"] < 7
-    assert metrics["unique_share"] > 0.75 * metrics["base_unique_share"]
-    assert 0.01 < metrics["kl"] < 5
-
-
-@pytest.mark.runs(*NAMES)
-@pytest.mark.parametrize("metric", SAME_EVALUATION)
-def test_the_base_model_is_the_same_in_all(metric, runs):
-    assert len({run.metrics[metric] for run in runs}) == 1
-
-
-@pytest.mark.runs("microdpo", "microppo", "microgrpo")
-def test_the_table_of_the_three_shows_their_runs(runs):
-    """02-alignment/README.md: a row per metric, a column for the base and for each script."""
-    text = (ROOT / "02-alignment" / "README.md").read_text(encoding="utf-8")
-    table = text[text.index("| | base | DPO (beta 0.5) | PPO | GRPO |") :]
-    found = [run.metrics for run in runs]
-    rows = re.findall(r"(?m)^\| `(\w+)`: [^|]+\|(.+)\|$", table)
-    assert len(rows) == 7
-    for metric, cells in rows:
-        base, *shown = (cell.strip() for cell in cells.split("|"))
-        if f"base_{metric}" in found[0]:
-            assert float(base) == pytest.approx(found[0][f"base_{metric}"], rel=0.02)
-        for cell, metrics in zip(shown, found, strict=True):
-            assert float(cell) == pytest.approx(metrics.get(metric, 0), rel=0.02), metric
-    least = re.search(r"(?m)^\| the least KL [^|]+\| 0 \|(.+)\|$", table)[1].split("|")
-    for cell, metrics in zip(least, found, strict=True):
-        p, q = metrics["preferred_rate"], metrics["base_preferred_rate"]
-        binary = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
-        assert float(cell) == pytest.approx(binary, abs=0.006)
-        assert binary < metrics["kl"]
+    names, figures = script.judge(model, reference, prompts, ["a", "b"])
+    random.seed(2)
+    spelled, preferred, kls = [], [], []
+    for prompt in prompts:
+        tokens = script.complete(model, prompt)
+        name = "".join("ab"[token] for token in tokens if token < 2)
+        spelled.append(name)
+        preferred.append(tokens[-1] == 2 and len(name) >= 2 and alternates(name))
+        both = zip(next_probs(script, model, tokens), next_probs(script, reference, tokens))
+        kls.append(math.fsum(kl(p, q) for p, q in both))
+    assert names == spelled
+    assert 0 < sum(preferred) < 60
+    expected = {
+        "preferred_rate": sum(preferred) / 60,
+        "mean_length": sum(map(len, spelled)) / 60,
+        "unique_share": len(set(spelled)) / 60,
+        "kl": math.fsum(kls) / 60,
+    }
+    assert figures == pytest.approx(expected, rel=1e-12)
+    assert script.judge(model, model, [0], ["a", "b"])[1]["kl"] == 0

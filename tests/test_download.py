@@ -1,8 +1,7 @@
-"""What a script does where something is missing, broken, or in its way.
+"""What load_names() does where something is missing, broken, or in its way.
 
-At the end, every script. Before that load_names() in detail, on a server of its own and on caches
-that are not what they should be: it is the same code in every script (test_rules.py), so one copy
-is tried, in a process of its own, as a single file in an empty folder.
+It is the same code in every script, so microgpt's copy is tried: as a single file in an empty
+folder, in a process of its own, against a server of the test's own.
 """
 
 import hashlib
@@ -13,20 +12,19 @@ import signal
 import socket
 import socketserver
 import subprocess
-import sys
 import threading
 import time
 
 import pytest
-from harness import ROOT, SCRIPTS, environment
+from support.scripts import NAMES, ROOT, SCRIPTS, command, environment
 
-WITH_NAMES = [name for name, path in SCRIPTS.items() if "def load_names" in path.read_text("utf-8")]
-NAMES = (ROOT / "01-foundations" / "names.txt").read_bytes()
+SCRIPT = SCRIPTS["microgpt"]
+RAW = NAMES.read_bytes()
 # Loads the names from the test's server. The timeout is checked, then shortened.
 CODE = """
     import functools, sys, urllib.request
     sys.path.insert(0, {folder!r})
-    import {name} as script
+    import microgpt as script
     script.NAMES_URL, script.NAMES_SHA256 = {url!r}, {sha256!r}
     real = urllib.request.urlopen
     def urlopen(url, timeout):
@@ -78,21 +76,14 @@ def http(body, status="200 OK", length=None):
 @pytest.fixture
 def folder(tmp_path):
     """An empty folder with the script in it and nothing else."""
-    return alone("microtokenizer", tmp_path)
-
-
-def alone(name, tmp_path):
     (tmp_path / "alone").mkdir()
-    shutil.copy(SCRIPTS[name], tmp_path / "alone")
+    shutil.copy(SCRIPT, tmp_path / "alone")
     return tmp_path / "alone"
 
 
-def start_load(
-    folder, url="http://127.0.0.1:1/", body=NAMES, before="", name="microtokenizer", timeout=0.4
-):
+def start_load(folder, url="http://127.0.0.1:1/", body=RAW, before="", timeout=0.4):
     code = inspect.cleandoc(CODE).format(
         folder=str(folder),
-        name=name,
         timeout=timeout,
         url=url,
         sha256=hashlib.sha256(body).hexdigest(),
@@ -104,7 +95,7 @@ def start_load(
 def start(*args, **changes):
     """A Python process, with pipes for what it says."""
     return subprocess.Popen(
-        [sys.executable, "-W", "error", *map(str, args)],
+        command(*args),
         env=environment(**changes),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -133,9 +124,9 @@ def left_behind(folder):
 
 
 def test_a_good_file_is_kept_and_read_from_then_on(folder, serve):
-    assert load_names(folder, serve(http(NAMES))) == (0, "32178 names\n", "")
+    assert load_names(folder, serve(http(RAW))) == (0, "32178 names\n", "")
     assert left_behind(folder) == ["names.txt"]
-    assert (folder / "names.txt").read_bytes() == NAMES
+    assert (folder / "names.txt").read_bytes() == RAW
     assert load_names(folder, "http://127.0.0.1:1/") == (0, "32178 names\n", "")  # nobody there
 
 
@@ -143,26 +134,26 @@ def test_a_clone_reads_the_shipped_file(tmp_path):
     for name in ("01-foundations", "03-systems"):
         (tmp_path / name).mkdir()
     shutil.copy(ROOT / "01-foundations" / "names.txt", tmp_path / "01-foundations")
-    shutil.copy(SCRIPTS["microtokenizer"], tmp_path / "03-systems")
+    shutil.copy(SCRIPT, tmp_path / "03-systems")
     assert load_names(tmp_path / "03-systems") == (0, "32178 names\n", "")
     assert left_behind(tmp_path / "03-systems") == []
 
 
 def test_a_file_beside_the_script_comes_first(tmp_path, folder):
     (tmp_path / "01-foundations").mkdir()
-    (tmp_path / "01-foundations" / "names.txt").write_bytes(NAMES)
-    (folder / "names.txt").write_bytes(b"\r\n".join(NAMES.split()[:12000]) + b"\r\n\r\n")
+    (tmp_path / "01-foundations" / "names.txt").write_bytes(RAW)
+    (folder / "names.txt").write_bytes(b"\r\n".join(RAW.split()[:12000]) + b"\r\n\r\n")
     assert load_names(folder) == (0, "12000 names\n", "")
 
 
 def test_wrong_hash(folder, serve):
-    result = load_names(folder, serve(http(NAMES + b"mallory\n")))
+    result = load_names(folder, serve(http(RAW + b"mallory\n")))
     assert_refused(result, folder, "SHA-256")
     assert left_behind(folder) == []
 
 
 def test_truncated(folder, serve):
-    result = load_names(folder, serve(http(NAMES[:1000], length=len(NAMES))))
+    result = load_names(folder, serve(http(RAW[:1000], length=len(RAW))))
     assert_refused(result, folder)
     assert left_behind(folder) == []
 
@@ -195,7 +186,7 @@ def test_a_server_that_stops_in_the_middle(folder, serve):
     never = threading.Event()
 
     def answer(connection):
-        http(NAMES[:1000], length=len(NAMES))(connection)
+        http(RAW[:1000], length=len(RAW))(connection)
         never.wait(20)
 
     result = load_names(folder, serve(answer))
@@ -218,7 +209,7 @@ def test_at_most_five_megabytes_are_read(folder, serve):
 def test_a_folder_that_cannot_be_written_does_not_stop_the_run(folder, serve):
     # Gone, since root may write into a read-only folder.
     gone = f"import shutil; shutil.rmtree({str(folder)!r})"
-    status, stdout, stderr = load_names(folder, serve(http(NAMES)), before=gone)
+    status, stdout, stderr = load_names(folder, serve(http(RAW)), before=gone)
     assert (status, stderr) == (0, "")
     first, second = stdout.splitlines()
     assert "could not be kept" in first
@@ -228,24 +219,24 @@ def test_a_folder_that_cannot_be_written_does_not_stop_the_run(folder, serve):
 def test_a_failed_or_interrupted_move_leaves_nothing(folder, serve):
     for error, status in (("OSError('disk full')", 0), ("KeyboardInterrupt", 1)):
         before = f"script.os.replace = lambda a, b: (_ for _ in ()).throw({error})"
-        result = load_names(folder, serve(http(NAMES)), before=before)
+        result = load_names(folder, serve(http(RAW)), before=before)
         assert (result[0] == 0) == (status == 0)
         assert left_behind(folder) == []
 
 
 def test_no_two_runs_share_a_temporary_file(folder, serve):
     before = "script.os.replace = lambda temporary, path: print(temporary)"
-    runs = [load_names(folder, serve(http(NAMES)), before=before) for _ in range(2)]
+    runs = [load_names(folder, serve(http(RAW)), before=before) for _ in range(2)]
     assert runs[0][1].splitlines()[0] != runs[1][1].splitlines()[0]
 
 
 @pytest.mark.slow
 def test_four_runs_at_once_on_an_empty_cache(folder, serve):
-    url = serve(http(NAMES))
+    url = serve(http(RAW))
     runs = [start_load(folder, url) for _ in range(4)]
     assert [run.communicate(timeout=30) for run in runs] == [("32178 names\n", "")] * 4
     assert left_behind(folder) == ["names.txt"]
-    assert (folder / "names.txt").read_bytes() == NAMES
+    assert (folder / "names.txt").read_bytes() == RAW
 
 
 @pytest.mark.parametrize(
@@ -254,9 +245,9 @@ def test_four_runs_at_once_on_an_empty_cache(folder, serve):
         (b"", "fewer than 10000"),
         (b"\n \n", "fewer than 10000"),
         (b"emma\nolivia\n" * 10000, "fewer than 10000"),
-        (NAMES + "zoë\n".encode(), "ascii"),
-        (b"\xef\xbb\xbf" + NAMES, "ascii"),
-        (NAMES.decode().encode("utf-16"), "ascii"),
+        (RAW + "zoë\n".encode(), "ascii"),
+        (b"\xef\xbb\xbf" + RAW, "ascii"),
+        (RAW.decode().encode("utf-16"), "ascii"),
     ],
     ids=["empty", "blank", "two names", "not ASCII", "byte order mark", "UTF-16"],
 )
@@ -276,7 +267,7 @@ def test_an_interrupted_download_leaves_nothing(folder, serve):
     asked, never = threading.Event(), threading.Event()
 
     def answer(connection):
-        http(NAMES[:1000], length=len(NAMES))(connection)
+        http(RAW[:1000], length=len(RAW))(connection)
         asked.set()
         never.wait(20)
 
@@ -290,23 +281,9 @@ def test_an_interrupted_download_leaves_nothing(folder, serve):
     assert left_behind(folder) == []
 
 
-# From here on, every script.
-
-
-@pytest.mark.parametrize("name", WITH_NAMES)
-def test_alone_and_without_network(name, tmp_path):
-    folder = alone(name, tmp_path)
-    process = start(folder / f"{name}.py")
-    stdout, stderr = process.communicate(timeout=30)
-    assert_refused((process.returncode, stdout, stderr), folder, "offline")
-    assert left_behind(folder) == []
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", WITH_NAMES)
-def test_a_download_in_a_read_only_folder(name, tmp_path, serve):
-    folder = alone(name, tmp_path)
-    status, stdout, stderr = load_names(folder, serve(http(NAMES)), before=READ_ONLY, name=name)
+def test_a_download_in_a_read_only_folder(folder, serve):
+    status, stdout, stderr = load_names(folder, serve(http(RAW)), before=READ_ONLY)
     assert (status, stderr) == (0, "")
     first, second = stdout.splitlines()
     assert "could not be kept" in first
@@ -314,29 +291,24 @@ def test_a_download_in_a_read_only_folder(name, tmp_path, serve):
     assert left_behind(folder) == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", WITH_NAMES)
-def test_two_runs_at_once_on_an_empty_cache(name, tmp_path, serve):
-    folder, url = alone(name, tmp_path), serve(http(NAMES))
-    runs = [start_load(folder, url, name=name, timeout=20) for _ in range(2)]
-    assert [run.communicate(timeout=30) for run in runs] == [("32178 names\n", "")] * 2
-    assert left_behind(folder) == ["names.txt"]
-    assert (folder / "names.txt").read_bytes() == NAMES
+def test_a_run_alone_and_without_network(folder):
+    process = start(folder / SCRIPT.name)
+    stdout, stderr = process.communicate(timeout=30)
+    assert_refused((process.returncode, stdout, stderr), folder, "offline")
+    assert left_behind(folder) == []
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT to send")
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_an_interrupted_run_in_a_read_only_folder_leaves_nothing(name, tmp_path):
-    """It starts to work, as it needs to write nowhere; then somebody presses Ctrl-C."""
-    folder = alone(name, tmp_path)
-    (folder / "names.txt").write_bytes(NAMES)
-    main = f"import runpy\nrunpy.run_path({str(folder / name) + '.py'!r}, run_name='__main__')"
+def test_an_interrupted_run_in_a_read_only_folder_leaves_nothing(folder):
+    """The run needs to write nowhere. It starts to work, and then somebody presses Ctrl-C."""
+    (folder / "names.txt").write_bytes(RAW)
+    main = f"import runpy\nrunpy.run_path({str(folder / SCRIPT.name)!r}, run_name='__main__')"
     process = start("-c", f"{inspect.cleandoc(READ_ONLY)}\n{main}")
     assert process.stdout.readline().strip()
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode != 0
     assert stderr.rstrip().endswith("KeyboardInterrupt"), stderr
-    assert sorted(path.name for path in folder.iterdir()) == [f"{name}.py", "names.txt"]
-    assert (folder / "names.txt").read_bytes() == NAMES
+    assert left_behind(folder) == ["names.txt"]
+    assert (folder / "names.txt").read_bytes() == RAW

@@ -1,0 +1,236 @@
+"""Every criterion that a script's run is held to, once.
+
+A criterion is an operator and a bound, as in "< 2.7", or a range, as in "0.1 to 10". A bound may
+depend on other results of the same run: "< kl - 0.2". It is evaluated on the printed values. The
+script prints the bound beside its result, and the two have to agree.
+"""
+
+import math
+import re
+
+CRITERIA = {
+    "microdiffusion": {
+        "mean_error": "< 0.2",
+        "variance_error": "< 0.2",
+        "near_curve_ratio": ">= 2",
+        "runtime_seconds": "< 300",
+    },
+    "microembedding": {
+        "positive_cosine": "> 0.8",
+        "random_cosine": "< 0.3",
+        "anna_anne_cosine": "> -0.1681",
+        "neighbor_edit_distance": "<= random_edit_distance / 2",
+        "recall_at_1": "> max(recall_at_1_counts, recall_at_1_tfidf)",
+        "runtime_seconds": "< 300",
+    },
+    "microgpt": {
+        "final_loss": "< 2.7",
+        "mean_loss_last_100": "< 2.5",
+        "heldout_loss": "< 2.45",
+        "pronounceable_rate": ">= 0.8",
+        "runtime_seconds": "< 420",
+    },
+    "microrag": {
+        "retrieval_accuracy": ">= 0.8",
+        "with_retrieval": ">= without_retrieval + 0.1",
+        "runtime_seconds": "< 360",
+    },
+    "micrornn": {
+        "gru_final_loss": "< rnn_final_loss",
+        "gru_heldout_loss": "< rnn_heldout_loss",
+        "rnn_grad_ratio": "< 0.01",
+        "gru_grad_ratio": "0.1 to 10",
+        "runtime_seconds": "< 540",
+    },
+    "microtokenizer": {
+        "compression_ratio": ">= 1.5",
+        "roundtrip_failures": "== 0",
+        "runtime_seconds": "< 120",
+    },
+    "microvae": {
+        "recon_loss_last": "< 1",
+        "elbo_last": "> -0.7",
+        "kl": "0.1 to 50",
+        "kl_low_beta": "> kl + 0.5",
+        "kl_high_beta": "< kl - 0.5",
+        "sample_distance": "< gaussian_distance / 3",
+        "interpolation_step_ratio": "< 2",
+        "score_to_reparam_variance": "> 2",
+        "gradient_gap": "< 1.5",
+        "runtime_seconds": "< 240",
+    },
+    "microdpo": {
+        "dpo_loss_first": "== 0.6931",
+        "dpo_loss_last_50": "< 0.35",
+        "pair_accuracy": "> 0.9",
+        "preferred_rate": "> base_preferred_rate + 0.1",
+        "kl_halfway": "< 1.2787",
+        "kl_low_beta": "> kl + 0.2",
+        "kl_high_beta": "< kl - 0.2",
+        "runtime_seconds": "< 420",
+    },
+    "microgrpo": {
+        "preferred_rate": "> base_preferred_rate + 0.3",
+        "mean_length": "base_mean_length - 0.9 to base_mean_length + 0.9",
+        "unique_share": "> 0.85",
+        "kl": "< 2",
+        "reward_last": "> reward_first + 0.3",
+        "clip_fraction": "> 0",
+        "variance_ratio_after": "< 0.5",
+        "runtime_seconds": "< 420",
+    },
+    "microlora": {
+        "trainable_fraction": "< 0.1",
+        "base_loss_a": "< 2.5",
+        "lora_loss_b": "< base_loss_b - 0.3",
+        "off_loss_a": "== base_loss_a",
+        "frozen_changed": "== 0",
+        "merged_max_diff": "< 1e-9",
+        "change_rank1_share": "> 2 * random_rank1_share",
+        "runtime_seconds": "< 420",
+    },
+    "micromoe": {
+        "heldout_loss": "< 2.5",
+        "wrong_experts_loss": "> heldout_loss + 0.1",
+        "min_expert_share": "> 0.1",
+        "balance_loss": "< untrained_balance_loss - 0.05",
+        "expert_mutual_info": "> 0.2",
+        "shuffled_mutual_info": "< 0.02",
+        "pronounceable_rate": ">= 0.8",
+        "runtime_seconds": "< 420",
+    },
+    "microppo": {
+        "reward_accuracy": "> 0.7",
+        "preferred_rate": "> base_preferred_rate + 0.1",
+        "no_penalty_unique_share": "< unique_share - 0.1",
+        "no_penalty_kl": "> 2 * kl",
+        "reward": "> base_reward + 0.5",
+        "no_penalty_reward": "> reward",
+        "kl_last_10_steps": "> kl_first_10_steps",
+        "objective_after": "> objective_before",
+        "objective_rose": "> 0.9",
+        "clip_fraction": "> 0",
+        "runtime_seconds": "< 420",
+    },
+    "microattention": {
+        "identity_failures": "== 0",
+        "flops_mismatches": "== 0",
+        "memory_mismatches": "== 0",
+        "nan_count": "== 0",
+        "extreme_score": "> 1000",
+        "gqa_kv_ratio": "== 2",
+        "mqa_kv_ratio": "== 4",
+        "window_kv_ratio": "== 5",
+        "gqa_cosine_independent": "< 0.95",
+        "mqa_cosine_independent": "< 0.95",
+        "gqa_cosine": "> 0.95",
+        "mqa_cosine": "> 0.95",
+        "gqa_crossing": "0.8 to 0.95",
+        "mqa_crossing": "0.8 to 0.95",
+        "runtime_seconds": "< 60",
+    },
+    "microbeam": {
+        "invalid_outputs": "== 0",
+        "beam_log_prob": "> greedy_log_prob + 0.1",
+        "top_k_unique": "> 2",
+        "top_p_unique": "> 2",
+        "speculative_changes": "== 0",
+        "acceptance_rate": "> 0.5",
+        "tokens_per_target_call": "> 1.5",
+        "sampling_tokens_per_call": "> 1.5",
+        "draft_distance": "> 0.05",
+        "rejection_distance": "< 0.03",
+        "runtime_seconds": "< 420",
+    },
+    "microflash": {
+        "max_abs_error": "< 1e-6",
+        "max_l_error": "< 1e-6",
+        "fast_peak": "<= 1024",
+        "fast_left": "== 0",
+        "larger_blocks_refused": "== 8",
+        "standard_memory_by_n": "1.9 to 2.1",
+        "flash_memory_by_n": "0.9 to 1.1",
+        "standard_traffic_by_n": "1.8 to 2.1",
+        "flash_traffic_by_n": "1.8 to 2.1",
+        "standard_traffic_by_m": "-0.1 to 0",
+        "flash_traffic_by_m": "-1.2 to -0.8",
+        "traffic_ratio": "> 5",
+        "multiplies_ratio": "0.9 to 1.1",
+        "causal_blocks_visited": "0.5 to 0.7",
+        "runtime_seconds": "< 120",
+    },
+    "microkv": {
+        "formula_mismatches": "== 0",
+        "logit_mismatches": "== 0",
+        "uncached_attention_growth": "3.8 to 4",
+        "cached_attention_growth": "1.9 to 2.1",
+        "prefill_uses": "> 2",
+        "decode_uses": "1 to 1.02",
+        "cache_bytes_per_token": "== 64",
+        "byte_rates": "== 1",
+        "contiguous_waste": "> 60",
+        "paged_waste": "< 40",
+        "paged_peak": "< 0.6 * contiguous_peak",
+        "runtime_seconds": "< 240",
+    },
+    "microquant": {
+        "float_loss": "< 2.45",
+        "int8_loss_increase": "<= 0.1",
+        "int4_loss_increase": "<= 0.25",
+        "int4_channel_increase": "< int4_loss_increase",
+        "channel_error_ratio": "< 1",
+        "max_error_steps": "<= 0.500016",
+        "int8_weights_ratio": "== 4",
+        "int4_weights_ratio": "== 8",
+        "runtime_seconds": "< 360",
+    },
+}
+
+OPERATORS = {
+    "<": float.__lt__,
+    "<=": float.__le__,
+    ">": float.__gt__,
+    ">=": float.__ge__,
+    "==": float.__eq__,
+}
+
+
+def evaluate(expression, metrics):
+    """The number that an expression such as "2 * kl" or "2.7" is, given {name: value}.
+
+    Raises NameError if it names a result that the run did not print.
+    """
+    return float(eval(expression, {"__builtins__": {}, "max": max, "min": min}, metrics))
+
+
+def parts(criterion):
+    """[(operator, expression)] of a criterion. A range has two parts."""
+    if " to " in criterion:
+        low, high = criterion.split(" to ")
+        return [(">=", low), ("<=", high)]
+    operator, expression = criterion.split(" ", 1)
+    return [(operator, expression)]
+
+
+def meets(metrics, metric, criterion):
+    """Whether a result of the run, given as {name: value}, meets its criterion."""
+    return metric in metrics and all(
+        OPERATORS[operator](metrics[metric], evaluate(expression, metrics))
+        for operator, expression in parts(criterion)
+    )
+
+
+def agree(printed, criterion, metrics):
+    """Whether a bound that a script printed is the criterion, evaluated on the printed results.
+
+    A bound that depends on results may differ by the rounding of what is printed.
+    """
+    if printed == criterion:
+        return True
+    if not re.search("[a-z]", criterion.replace(" to ", " ")):
+        return False
+    shown, wanted = parts(printed) if printed else [], parts(criterion)
+    return [operator for operator, _ in shown] == [operator for operator, _ in wanted] and all(
+        math.isclose(float(bound), evaluate(expression, metrics), rel_tol=1e-3, abs_tol=3e-4)
+        for (_, bound), (_, expression) in zip(shown, wanted)
+    )

@@ -1,0 +1,1 @@
+"""What many tests and commands need, once. Nothing in here is a test."""

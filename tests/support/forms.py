@@ -1,0 +1,25 @@
+"""Which scripts are still in the old form.
+
+An old script's repeated blocks are compared with the frozen copies in old_form/ instead of with
+their owners. The list ends empty.
+"""
+
+OLD_FORM = {
+    "microgpt",
+    "micrornn",
+    "microtokenizer",
+    "microembedding",
+    "microrag",
+    "microvae",
+    "microdiffusion",
+    "microlora",
+    "microdpo",
+    "microppo",
+    "microgrpo",
+    "micromoe",
+    "microattention",
+    "microkv",
+    "microquant",
+    "microflash",
+    "microbeam",
+}
