@@ -1,8 +1,38 @@
 """A GPT is dot products, a softmax and the chain rule: this one learns to invent names.
 
-After Andrej Karpathy's microgpt (2026): his model, his recipe and, on his list of names, his losses
-step for step; in our own words. One thing differs in training: dot() makes a sum of products one
-node, not one for each multiply and add. GPT-2 has LayerNorm for RMSNorm, GELU for ReLU, and biases.
+The problem: a program is to write new names that sound like names. Nobody can list the rules of
+what sounds like a name. But we have thousands of names, and each of them is an example: after
+"emm" comes "a", after "emma" the name ends.
+
+The idea: let a formula with a few thousand adjustable numbers (the parameters) give a probability
+to every letter that may come next, given the letters so far. For each real name, ask how probable
+the formula finds it, and change every parameter a little in the direction that makes the name more
+probable. A formula that gives real names a high probability can be used to write new ones: draw
+the next letter from its probabilities, append it, and ask again. The formula used here is the
+transformer, the one behind ChatGPT. Its special part is attention: each position of the text
+decides from which earlier positions it takes up information.
+
+    1. encode: a name becomes a list of tokens. A token is the number of a letter. One more token,
+       the boundary, says where a name begins and ends.
+    2. Value: a number that remembers which numbers it was computed from. backward() uses this to
+       find the gradient: how much the result changes per unit of change in each parameter.
+    3. gpt: the model reads a name token by token. For each token it computes a score (a logit) for
+       every token that could come next. It uses the token, its position in the name, and what
+       attention takes up from the tokens before. softmax turns the scores into probabilities.
+    4. name_loss: the loss is -log of the probability that the model gave to the token that really
+       came next, averaged over the name. It is small if the model was hardly surprised.
+    5. train: compute the loss of one name, call backward(), and let adam_step change all parameters
+       so that the loss falls. Repeat this with the next name.
+    6. sample: start with the boundary, draw one token after the other from the probabilities, and
+       stop when the boundary is drawn.
+
+The model, the recipe and the order of the random numbers are those of Andrej Karpathy's microgpt
+(2026). The list of names that this script downloads is his, and on it the losses are his to five
+decimals at the steps that he published. On the list in 01-foundations, a later release, they
+differ. The engine follows his micrograd. It adds dot(), which handles a whole sum of products in
+one piece. The architecture is a simplified GPT-2 (Radford et al. 2019). For those who know that
+model: RMSNorm stands for LayerNorm, ReLU for GELU, there are no biases, the extra norm comes after
+the embedding and not after the last layer, and the output has a matrix of its own.
 """
 
 import collections
@@ -15,359 +45,766 @@ import random
 import time
 import urllib.request
 
-# === CONSTANTS: the model, the recipe, the evaluation ===
-n_embd, n_head, n_layer = 16, 4, 1  # numbers per token; heads that split them; layers
-block_size = 16  # the longest context: a boundary and 15 letters, as long as names get
-num_steps = 1000  # one name each; GPT-2 saw half a million tokens a step
-learning_rate, beta1, beta2, eps_adam = 0.01, 0.85, 0.99, 1e-8
-num_heldout = 500  # names to judge the model by, none of them trained on
-num_samples, temperature = 300, 0.5
-
-NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
-NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
-print = functools.partial(print, flush=True)  # flush each line, into a pipe too
-
-
-# === DATA: names, a character a token ===
-def load_names():
-    """All names, in file order: from names.txt beside this script, or else in 01-foundations.
-
-    If there is neither, one is downloaded and kept. SystemExit, in one line, if it is not usable.
-    """
-    here = os.path.dirname(os.path.abspath(__file__))
-    beside, shared = (os.path.join(here, d, "names.txt") for d in ("", "../01-foundations"))
-    source = next(filter(os.path.exists, (beside, shared)), NAMES_URL)
-    is_url = source == NAMES_URL
-    try:
-        with urllib.request.urlopen(source, timeout=10) if is_url else open(source, "rb") as file:
-            raw = file.read(5_000_000 if is_url else -1)  # longer cannot be it
-        if is_url and hashlib.sha256(raw).hexdigest() != NAMES_SHA256:
-            raise ValueError("its SHA-256 is not the one expected")
-        names = raw.decode("ascii").split()
-        if len(set(names)) < 10000:  # too few to train on some and hold out others
-            raise ValueError("it has fewer than 10000 different names")
-    except Exception as error:  # urllib alone raises three families of them
-        advice = f"Put an ASCII text file of names, one a line, at {beside}"
-        raise SystemExit(f"No names from {source}: {str(error).strip()}. {advice}") from None
-    if is_url:
-        temporary = f"{beside}.{os.getpid()}.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(raw)
-            os.replace(temporary, beside)  # in one move: nobody ever meets half a file
-        except OSError as error:  # no reason to stop: the names are in memory
-            print(f"The names could not be kept for the next run: {error}")
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)
-    return names
+# === CONSTANTS ===
+n_embd = 16  # numbers in the vector of a token
+n_head = 4  # attention heads; each works with a fourth of those numbers
+n_layer = 1  # layers; GPT-2 has 12 to 48
+block_size = 16  # the longest context: a boundary and 15 letters, the longest name in the list
+num_steps = 1000  # training steps, one name each; a step of GPT-2 had half a million tokens
+learning_rate = 0.01  # how far a step moves a parameter at first; it falls linearly to 0
+beta1 = 0.85  # Adam averages gradients: the share of the old average that a step keeps
+beta2 = 0.99  # the same for the average of squared gradients
+eps_adam = 1e-8  # keeps Adam's division finite
+temperature = 0.5  # of sampling: below 1, tokens that are probable become more probable still
+num_heldout = 500  # names to judge the model by; no training step sees them
+num_samples = 300  # names that the trained model writes
 
 
+# === TOKENS: a name as a list of numbers ===
 def encode(name, chars):
-    """Token ids, between two boundary tokens of id len(chars). ValueError if a character is new."""
-    return [len(chars), *map(chars.index, name), len(chars)]
+    """The tokens of a name: the numbers of its letters, with a boundary in front and behind.
+
+    The token of a letter is its place in chars, and the boundary is the number after the last of
+    them. With chars a to z, "anna" becomes
+
+        [26, 0, 13, 13, 0, 26]        boundary a n n a boundary
+
+    Raises ValueError if a letter of the name is not in chars.
+    """
+    boundary = len(chars)
+    return [boundary, *[chars.index(letter) for letter in name], boundary]
+
+
+def spell(tokens, chars):
+    """The letters of the tokens, without boundaries: [26, 0, 13, 13, 0, 26] -> "anna"."""
+    return "".join(chars[token] for token in tokens if token < len(chars))
 
 
 # === AUTOGRAD: numbers that remember how they were computed ===
 class Value:
-    """A number in a graph: data, the inputs it came from, and d(self)/d(input) for each of them."""
+    """A number, the numbers it was computed from, and how strongly it depends on each of them.
+
+    Take loss = (a * b + a) ** 2 with a = 2 and b = 3. Every operation makes a new Value:
+
+        product = a * b = 6        total = product + a = 8        loss = total ** 2 = 64
+
+    Each of them keeps its inputs, and the derivative of its own operation by each input. These are
+    called local gradients:
+
+        product: by a it is b = 3, by b it is a = 2
+        total: by product it is 1, by a it is 1
+        loss: by total it is 2 * total = 16
+
+    The Values and their inputs form a graph. backward() goes through it from the loss back to a and
+    b, and combines the local gradients by the chain rule.
+    """
 
     __slots__ = ("data", "grad", "_inputs", "_local_grads", "_order")
     _created = itertools.count()
 
     def __init__(self, data, inputs=(), local_grads=()):
-        self.data, self.grad = data, 0.0  # grad: d(result)/d(self), by result.backward()
-        self._inputs, self._local_grads = inputs, local_grads
-        self._order = next(Value._created)
+        self.data = data  # the number itself
+        self.grad = 0.0  # d(loss)/d(self), once loss.backward() has been called
+        self._inputs = inputs  # the Values that it was computed from
+        self._local_grads = local_grads  # d(self)/d(input), a float for each input
+        self._order = next(Value._created)  # 0 for the first Value ever made, then 1, 2, ...
 
     def __add__(self, other):
+        # d(a + b)/da = 1        d(a + b)/db = 1
         other = other if isinstance(other, Value) else Value(other)
         return Value(self.data + other.data, (self, other), (1.0, 1.0))
 
     def __mul__(self, other):
+        # d(a * b)/da = b        d(a * b)/db = a
         other = other if isinstance(other, Value) else Value(other)
         return Value(self.data * other.data, (self, other), (other.data, self.data))
 
-    # fmt: off
-    def __pow__(self, k): return Value(math.pow(self.data, k), (self,), (k * self.data ** (k - 1),))
-    def exp(self): return Value(y := math.exp(self.data), (self,), (y,))
-    def log(self): return Value(math.log(p := max(self.data, 1e-10)), (self,), (1.0 / p,))
-    def tanh(self): return Value(y := math.tanh(self.data), (self,), (1.0 - y * y,))
-    def relu(self): return Value(max(0.0, self.data), (self,), (float(self.data > 0),))
-    # The rest is made of those above.
-    def __neg__(self): return self * -1.0
-    def __sub__(self, other): return self + -other
-    def __rsub__(self, other): return -self + other
-    def __truediv__(self, other): return self * other**-1
-    def __rtruediv__(self, other): return self**-1 * other
-    def __rpow__(self, base): return (self * math.log(base)).exp()
-    __radd__, __rmul__ = __add__, __mul__
-    # fmt: on
+    def __pow__(self, k):
+        # d(a ** k)/da = k * a ** (k - 1)        k is a plain number
+        local_grad = k * self.data ** (k - 1)
+        result = math.pow(self.data, k)  # an error where ** would become a complex number
+        return Value(result, (self,), (local_grad,))
+
+    def exp(self):
+        # d(exp(a))/da = exp(a)
+        result = math.exp(self.data)
+        return Value(result, (self,), (result,))
+
+    def log(self):
+        # d(log(a))/da = 1 / a        a is a probability; log(0) does not exist, so a < 1e-10 counts
+        # as 1e-10
+        clipped = max(self.data, 1e-10)
+        return Value(math.log(clipped), (self,), (1 / clipped,))
+
+    def tanh(self):
+        # d(tanh(a))/da = 1 - tanh(a) ** 2
+        result = math.tanh(self.data)
+        return Value(result, (self,), (1 - result * result,))
+
+    def relu(self):
+        # d(relu(a))/da = 1 if a > 0, else 0
+        local_grad = 1.0 if self.data > 0 else 0.0
+        return Value(max(0.0, self.data), (self,), (local_grad,))
+
+    # The other operators are made of those above. The ones that start with r are for a plain
+    # number on the left: 2.0 - a calls a.__rsub__(2.0).
+    def __neg__(self):
+        return self * -1.0
+
+    def __sub__(self, other):
+        return self + -other
+
+    def __truediv__(self, other):
+        return self * other**-1
+
+    def __radd__(self, other):
+        return self + other
+
+    def __rmul__(self, other):
+        return self * other
+
+    def __rsub__(self, other):
+        return -self + other
+
+    def __rtruediv__(self, other):
+        return self**-1 * other
+
+    def __rpow__(self, base):
+        # base ** a = exp(a * log(base))
+        return (self * math.log(base)).exp()
 
     def backward(self):
-        """Add d(self)/d(v) to the grad of every v below self. Works once: it frees the graph."""
-        nodes, seen = [self], {self}
-        for node in nodes:  # the list grows while we walk it: no recursion, any depth
-            for v in node._inputs:
-                if v._inputs and v not in seen:  # a leaf has nothing to pass on
-                    seen.add(v)
-                    nodes.append(v)
-        # Inputs exist before their node, so newest first is reverse topological order: a node's
-        # grad is complete by the time the node passes it on.
-        nodes.sort(key=lambda v: v._order, reverse=True)
-        self.grad = 1.0
+        """Add d(self)/d(x) to x.grad, for every Value x that self was computed from.
+
+        The chain rule: if x is an input of several nodes of the graph, each of them contributes its
+        own gradient times its local gradient by x. In the example of the class, a is an input of
+        product and of total:
+
+            total.grad = 16        product.grad = 16 * 1 = 16
+            a.grad = 16 * 3 (by way of product) + 16 * 1 (by way of total) = 64
+
+        The graph is used up: a second backward() through a part of it raises AttributeError.
+        """
+        # Collect self and the Values below it. The list grows while the loop walks along it. A
+        # Value without inputs, such as a parameter, has nothing to pass on, so it is left out.
+        nodes = [self]
+        seen = {self}
         for node in nodes:
-            grad = node.grad
-            for v, local_grad in zip(node._inputs, node._local_grads):
-                v.grad += local_grad * grad  # chain rule: dL/dv += dL/dnode * dnode/dv
-            del node._inputs, node._local_grads  # rather than all at the end: a quarter faster
+            for x in node._inputs:
+                if x._inputs and x not in seen:
+                    seen.add(x)
+                    nodes.append(x)
+        # A node may pass its gradient on only when the gradient is complete. Everything that was
+        # computed from a node is newer than the node. So the newest node goes first.
+        nodes.sort(key=lambda node: node._order, reverse=True)
+        self.grad = 1.0  # d(self)/d(self)
+        for node in nodes:
+            for x, local_grad in zip(node._inputs, node._local_grads):
+                x.grad += node.grad * local_grad
+            del node._inputs, node._local_grads  # frees their memory, as they are not needed again
 
 
-# fmt: off
-# Training computes on Values. Inference needs no gradient: on floats the same code makes no graph.
-def exp(x): return x.exp() if isinstance(x, Value) else math.exp(x)
-def log(x): return x.log() if isinstance(x, Value) else math.log(max(x, 1e-10))
-def relu(x): return x.relu() if isinstance(x, Value) else max(0.0, x)
-def floats(xs): return [x.data for x in xs] if xs and isinstance(xs[0], Value) else xs
-# fmt: on
+# Training needs Values. A trained model only has to be asked, and needs no gradient: its numbers
+# are floats, which is much faster. The functions below take both.
+def exp(x):
+    """e to the power of x, a Value or a float."""
+    return x.exp() if isinstance(x, Value) else math.exp(x)
+
+
+def log(x):
+    """The natural logarithm of a probability, a Value or a float. x < 1e-10 counts as 1e-10."""
+    return x.log() if isinstance(x, Value) else math.log(max(x, 1e-10))
+
+
+def relu(x):
+    """x if it is positive, else 0. x is a Value or a float."""
+    return x.relu() if isinstance(x, Value) else max(0.0, x)
+
+
+def floats(xs):
+    """The numbers in a list of Values, without their history. A list of floats stays as it is."""
+    if xs and isinstance(xs[0], Value):
+        return [x.data for x in xs]
+    return xs
 
 
 def dot(a, b):
-    """sum_i a[i] b[i] as ONE node, or a float if a and b are both lists of floats.
+    """a[0] * b[0] + a[1] * b[1] + ..., as one node of the graph.
 
-    16 multiplies and 15 adds would be 31 nodes. A tensor library does the same one level up: its
-    node is a whole matrix product. Raises ValueError if the lengths differ.
+    A GPT consists mostly of dot products. With 16 numbers in a and b, * and + would make 31 nodes,
+    which all have to be created and walked through. One node is enough, because the derivatives
+    are known. With s = dot(a, b):
+
+        ds/da[i] = b[i]        ds/db[i] = a[i]
+
+    Tensor libraries go further in the same direction: there, a whole matrix product is one node.
+
+    a and b are each a list of Values or a list of floats. The result is a Value if one of them
+    holds Values, else a float. Raises ValueError if the lengths differ.
     """
-    xs, ys = floats(a), floats(b)
-    total = 0.0  # a loop, because sum() of floats rounds differently from Python 3.12 on
+    xs = floats(a)
+    ys = floats(b)
+    total = 0.0  # in a loop, because the built-in sum() rounds differently from Python 3.12 on
     for x, y in zip(xs, ys, strict=True):
         total += x * y
-    if xs is a:  # a holds floats, which floats() hands back as they are: no gradient for a
-        return total if ys is b else dot(b, a)
-    if ys is b:
-        return Value(total, [*a], [*ys])  # d(total)/d(a[i]) = b[i]
-    return Value(total, [*a, *b], [*ys, *xs])
+    inputs = []
+    local_grads = []
+    if a and isinstance(a[0], Value):
+        inputs += a
+        local_grads += ys
+    if b and isinstance(b[0], Value):
+        inputs += b
+        local_grads += xs
+    return Value(total, inputs, local_grads) if inputs else total
 
 
 # --- AUTOGRAD DIFFERENCES IN THIS SCRIPT ---
-# None: this is the canonical code of docs/autograd-interface.md, which the other scripts repeat.
+# None. Other scripts of the collection repeat this engine, and list here what they add to it. It is
+# described in docs/autograd-interface.md.
 
 
-# === MODEL: from the tokens so far to a score for every next token ===
+# === THE MODEL: from the tokens so far to a score for every possible next token ===
+def init_model(vocab_size, n_embd):
+    """The parameters {name: matrix}, random floats near 0. A matrix is a list of rows.
+
+        wte      [vocab_size][n_embd]    token embedding: one vector per token
+        wpe      [block_size][n_embd]    position embedding: one vector per position
+        lm_head  [vocab_size][n_embd]    from the final vector to one score per token
+        attn_wq, attn_wk, attn_wv, attn_wo  [n_embd][n_embd]       query, key, value, output
+        mlp_fc1  [4 * n_embd][n_embd]    the two matrices of the MLP
+        mlp_fc2  [n_embd][4 * n_embd]
+
+    The last six exist once per layer. MLP is short for multi-layer perceptron. A matrix of shape
+    [n_out][n_in] takes a vector of n_in numbers to one of n_out. The numbers are drawn from a
+    Gaussian with standard deviation 0.08, in the order of Karpathy's microgpt. (n_embd is an
+    argument because other scripts make models of several widths.)
+    """
+    shapes = {
+        "wte": (vocab_size, n_embd),
+        "wpe": (block_size, n_embd),
+        "lm_head": (vocab_size, n_embd),
+    }
+    for layer in range(n_layer):
+        shapes[f"layer{layer}.attn_wq"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.attn_wk"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.attn_wv"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.attn_wo"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.mlp_fc1"] = (4 * n_embd, n_embd)
+        shapes[f"layer{layer}.mlp_fc2"] = (n_embd, 4 * n_embd)
+    model = {}
+    for name, (rows, columns) in shapes.items():
+        model[name] = [[random.gauss(0, 0.08) for _ in range(columns)] for _ in range(rows)]
+    return model
+
+
+def as_values(model):
+    """A copy of a model in which every number is a Value, so that it can be trained."""
+    return {name: [[Value(x) for x in row] for row in matrix] for name, matrix in model.items()}
+
+
+def as_floats(model):
+    """A copy of a model in which every number is a float, so that it is frozen and fast."""
+    return {name: [floats(row) for row in matrix] for name, matrix in model.items()}
+
+
+def linear(x, matrix):
+    """Multiply a matrix [n_out][n_in] with a vector x [n_in]. Return [n_out].
+
+    Each row is compared with x: output i is the dot product of row i and x.
+    """
+    return [dot(row, x) for row in matrix]
+
+
 def softmax(logits):
-    """[n] scores -> [n] probabilities."""
-    peak = max(floats(logits))  # a constant: to shift all scores changes no probability
-    exps = [exp(x - peak) for x in logits]  # at most 1, so no score is too large
-    scale = dot(exps, [1.0] * len(exps)) ** -1  # 1 / their sum
-    return [e * scale for e in exps]
+    """Turn scores [n] into probabilities [n]: exp(score), divided by the sum of all exp(score).
 
-
-def linear(x, w):
-    """x [n_in], w [n_out][n_in] -> w x [n_out]."""
-    return [dot(row, x) for row in w]
+    The probabilities are positive and sum to 1. Adding the same number to all scores does not
+    change them. So the largest score is subtracted first, and exp() never sees a number above 0,
+    which could overflow.
+    """
+    largest = max(floats(logits))
+    exps = [exp(x - largest) for x in logits]
+    total = dot(exps, [1.0] * len(exps))  # their sum, as one node
+    inverse = total**-1
+    return [e * inverse for e in exps]
 
 
 def rmsnorm(x):
-    """[n] -> x / rms(x) [n] (Zhang & Sennrich 2019, eq. 4 without gain; 1e-5 is for x near 0)."""
-    scale = (dot(x, x) * (1 / len(x)) + 1e-5) ** -0.5
+    """Rescale a vector [n] so that the mean of its squares is 1 (Zhang & Sennrich 2019, eq. 4).
+
+    Whatever the layers before have added up, the next one then meets numbers of the usual size. The
+    1e-5 keeps the division finite if all numbers are 0. The learned factors of the paper are left
+    out.
+    """
+    mean_square = dot(x, x) * (1 / len(x))
+    scale = (mean_square + 1e-5) ** -0.5
     return [xi * scale for xi in x]
 
 
+def attention_weights(q, keys):
+    """How much each position is to be read: softmax(q . k / sqrt(d)) over the keys k.
+
+    q [d] is the query of one position, and keys [t][d] has one key for each position up to this
+    one. Returns [t]: one weight per position, positive, with sum 1.
+
+    Why sqrt(d): the dot product of two vectors is a sum of d products. If these are like random
+    numbers around 0, its typical size grows as sqrt(d). Large models have d = 64 or more. Without
+    the division, a softmax of such large scores would give nearly all weight to one position, and
+    nearly no gradient would reach the others.
+    """
+    scores = [dot(q, key) * len(q) ** -0.5 for key in keys]
+    return softmax(scores)
+
+
 def attend(q, keys, values):
-    """softmax(q K^T / sqrt(d)) V for one query of one head (Vaswani et al. 2017, eq. 1).
+    """One attention head at one position: softmax(q K^T / sqrt(d)) V (Vaswani et al. 2017, eq. 1).
 
-    q [d], keys and values [t][d] -> output [d], weights [t].
+    The result [d] is an average of the values [t][d]. A position counts the more, the better its
+    key matches the query. For example, with two positions and d = 4:
+
+        q . key of the positions    2.2 and 0
+        divided by sqrt(4)          1.1 and 0
+        softmax                     0.75 and 0.25
+        result                      0.75 * value of the first + 0.25 * value of the second
     """
-    weights = softmax([dot(q, k) * len(q) ** -0.5 for k in keys])
-    return [dot(weights, column) for column in zip(*values)], weights
+    weights = attention_weights(q, keys)
+    # zip(*values) yields the columns of values: the first number of every position, and so on.
+    return [dot(weights, column) for column in zip(*values)]
 
 
-def gpt(state_dict, token_id, pos_id, cache):
-    """Logits [vocab_size] for what follows `token_id` at position `pos_id`, given the past.
+def embed(model, token, position):
+    """The vector [n_embd] that a position starts with: which token it has, and where it stands.
 
-    The past is `cache`: {} at the start of a name, then each layer's keys, values and attention
-    weights (Values in training: gradients flow back through it). It holds nothing later than
-    this position, so no token sees ahead: the causal mask is here the order of time.
+    Attention by itself would not know the order of the letters. The position embedding tells it.
     """
-    # x [n_embd] is what this position knows: at first only its token and its place.
-    x = rmsnorm([t + p for t, p in zip(state_dict["wte"][token_id], state_dict["wpe"][pos_id])])
+    tok_emb = model["wte"][token]
+    pos_emb = model["wpe"][position]
+    return rmsnorm([t + p for t, p in zip(tok_emb, pos_emb)])
+
+
+def gpt(model, token, position, cache):
+    """The scores (logits) [vocab_size] of what may follow `token`, which stands at `position`.
+
+    The model reads one token per call. `cache` is {} at the start of a name. For each layer, it
+    holds a list of keys and a list of values, {layer: (keys, values)}, with one of each for every
+    position that was read. A call appends those of its own position, and attention reads all that
+    are there. No position can look ahead, because what comes later is not there yet.
+
+    In training the cache holds Values. So the loss at a later position also reaches what was
+    computed for the earlier ones.
+    """
+    x = embed(model, token, position)  # [n_embd]: what this position knows so far
+    head_size = len(x) // n_head
     for layer in range(n_layer):
-        keys, values, maps = cache.setdefault(layer, ([], [], []))
-        h = rmsnorm(x)  # into attention: only here does a position learn from others
-        q = linear(h, state_dict[f"layer{layer}.attn_wq"])  # what this position looks for
-        keys.append(linear(h, state_dict[f"layer{layer}.attn_wk"]))  # what it can be found by
-        values.append(linear(h, state_dict[f"layer{layer}.attn_wv"]))  # what it then hands over
+        # Attention: the position collects information from itself and the positions before it.
+        h = rmsnorm(x)
+        query = linear(h, model[f"layer{layer}.attn_wq"])  # what this position looks for
+        key = linear(h, model[f"layer{layer}.attn_wk"])  # what it can be found by
+        value = linear(h, model[f"layer{layer}.attn_wv"])  # what it hands over when it is found
+        if layer not in cache:
+            cache[layer] = ([], [])
+        keys, values = cache[layer]
+        keys.append(key)
+        values.append(value)
+        # One head can only make one average of the past. Several heads, each with a share of the
+        # numbers in query, key and value, can look for several things at once.
         heads = []
-        for start in range(0, n_embd, n_embd // n_head):
-            part = slice(start, start + n_embd // n_head)  # this head's share of the numbers
-            out, weights = attend(q[part], [k[part] for k in keys], [v[part] for v in values])
-            heads += out  # [n_embd] when all heads are in
-            maps.append(weights)  # by position, then by head
-        # x + f(x): each half of a layer only adds to x, so gradients have a straight way back.
-        x = [a + b for a, b in zip(x, linear(heads, state_dict[f"layer{layer}.attn_wo"]))]
-        h = rmsnorm(x)  # into the MLP, where each position works on its own
-        h = [relu(hi) for hi in linear(h, state_dict[f"layer{layer}.mlp_fc1"])]  # [4 * n_embd]
-        x = [a + b for a, b in zip(x, linear(h, state_dict[f"layer{layer}.mlp_fc2"]))]
-    return linear(x, state_dict["lm_head"])
+        for start in range(0, len(x), head_size):
+            part = slice(start, start + head_size)
+            part_keys = [key[part] for key in keys]
+            part_values = [value[part] for value in values]
+            heads.extend(attend(query[part], part_keys, part_values))
+        attended = linear(heads, model[f"layer{layer}.attn_wo"])  # mixes what the heads found
+        # x + f(x): a layer adds to x and does not replace it. So what x knew is kept, and gradients
+        # have a direct way back to the first layer.
+        x = [xi + ai for xi, ai in zip(x, attended)]
+
+        # MLP: attention only averages. Here the position computes something new from what it has
+        # collected, by itself. Without relu() between them, two matrices would do no more than one.
+        h = rmsnorm(x)
+        hidden = [relu(u) for u in linear(h, model[f"layer{layer}.mlp_fc1"])]  # [4 * n_embd]
+        computed = linear(hidden, model[f"layer{layer}.mlp_fc2"])
+        x = [xi + ci for xi, ci in zip(x, computed)]
+    return linear(x, model["lm_head"])
 
 
-def init_model(vocab_size):
-    """A state_dict of matrices, Gaussian of std 0.08, in microgpt's order: same seed, same draw."""
-    n = n_embd
-    shapes = {"wte": (vocab_size, n), "wpe": (block_size, n), "lm_head": (vocab_size, n)}
-    for i in range(n_layer):
-        shapes |= {f"layer{i}.attn_{w}": (n, n) for w in ("wq", "wk", "wv", "wo")}
-        shapes |= {f"layer{i}.mlp_fc1": (4 * n, n), f"layer{i}.mlp_fc2": (n, 4 * n)}
-    return {
-        name: [[Value(random.gauss(0, 0.08)) for _ in range(columns)] for _ in range(rows)]
-        for name, (rows, columns) in shapes.items()
-    }
+# === TRAINING: make the token that really came next more probable ===
+def name_loss(model, tokens):
+    """The mean of -log p(next token) over one name. It is called cross-entropy.
+
+    The probability of a name is the product of the probabilities of its tokens, each given those
+    before. The logarithm makes a sum of this product. The natural logarithm measures it in nats: 0
+    if every token was predicted with probability 1, and log(27) = 3.30 for a blind guess among 27.
+    Tokens beyond the context of block_size are left out.
+    """
+    num_predictions = min(block_size, len(tokens) - 1)
+    cache = {}
+    total = 0.0
+    for position in range(num_predictions):
+        logits = gpt(model, tokens[position], position, cache)
+        probs = softmax(logits)
+        total = total - log(probs[tokens[position + 1]])
+    return total * (1 / num_predictions)
 
 
-# === TRAINING: raise the probability of what came next, one name at a time ===
-def name_loss(state_dict, tokens, cache):
-    """Cross-entropy: mean of -log p(next token), in nats. `cache`: {}, filled for a later look."""
-    n, total = min(block_size, len(tokens) - 1), 0.0  # tokens beyond the context are left out
-    for pos_id in range(n):
-        probs = softmax(gpt(state_dict, tokens[pos_id], pos_id, cache))
-        total = total - log(probs[tokens[pos_id + 1]])
-    return total * (1 / n)
+def adam_step(params, m, v, step, rate):
+    """Move each parameter against its average gradient, in place. Set the gradients back to 0.
 
-
-def adam_step(params, m, v, step, lr):
-    """One update of params, in place (Kingma & Ba 2015, algorithm 1; step >= 1). Clears grads."""
-    correct1, correct2 = 1 / (1 - beta1**step), 1 / (1 - beta2**step)  # undoes that m, v start at 0
+    This is Adam (Kingma & Ba 2015, algorithm 1), with step = 1, 2, ... For each parameter, m is a
+    running average of its gradient, and v of its squared gradient. Dividing by the root of v takes
+    the size of the gradients out: if all of them were ten times as large, the steps would be the
+    same. A step is about as long as `rate` if the gradients agree, and shorter if they change sign.
+    """
+    m_correction = 1 - beta1**step
+    v_correction = 1 - beta2**step
     for i, p in enumerate(params):
-        m[i] = beta1 * m[i] + (1 - beta1) * p.grad  # which way, on average
-        v[i] = beta2 * v[i] + (1 - beta2) * p.grad * p.grad  # how steep, on average
-        p.data -= lr * m[i] * correct1 / (math.sqrt(v[i] * correct2) + eps_adam)
+        m[i] = beta1 * m[i] + (1 - beta1) * p.grad
+        v[i] = beta2 * v[i] + (1 - beta2) * p.grad * p.grad
+        # m and v start at 0 and are too small at first; dividing by this corrects it.
+        m_hat = m[i] / m_correction
+        v_hat = v[i] / v_correction
+        p.data -= rate * m_hat / (math.sqrt(v_hat) + eps_adam)
         p.grad = 0.0
 
 
-def train(state_dict, names, chars):
-    """Train in place, one name a step; after each step, yield the loss that it started from."""
-    params = [p for matrix in state_dict.values() for row in matrix for p in row]
-    m, v = [0.0] * len(params), [0.0] * len(params)
+def train(model, names, chars):
+    """Train a model of Values in place, one name per step. Yield the loss before each step."""
+    params = [p for matrix in model.values() for row in matrix for p in row]
+    m = [0.0] * len(params)
+    v = [0.0] * len(params)
     for step in range(num_steps):
-        loss = name_loss(state_dict, encode(names[step % len(names)], chars), {})
+        name = names[step % len(names)]  # starts over if there are fewer names than steps
+        loss = name_loss(model, encode(name, chars))
         loss.backward()
-        adam_step(params, m, v, step + 1, learning_rate * (1 - step / num_steps))
+        rate = learning_rate * (1 - step / num_steps)  # falls to 0
+        adam_step(params, m, v, step + 1, rate)
         yield loss.data
 
 
-# === INFERENCE: sample names, and judge them ===
-def sample(state_dict, chars):
-    """A name drawn token by token, until the boundary token or the end of the context."""
-    name, cache = "", {}
-    token_id = bos = len(chars)
-    for pos_id in range(block_size):
-        logits = gpt(state_dict, token_id, pos_id, cache)
-        probs = softmax([x / temperature for x in logits])  # below 1: likely gets likelier
-        token_id = random.choices(range(len(probs)), weights=probs)[0]
-        if token_id == bos:
+# === SAMPLING: write a name, one token after the other ===
+def sample(model):
+    """Draw a name from a model of floats. Return its tokens, with the boundary in front.
+
+    The last token is the boundary as well, unless the name reached the end of the context.
+
+    Dividing the scores by a temperature below 1 makes their differences larger. The probable tokens
+    then become more probable, and the names more ordinary.
+    """
+    boundary = len(model["wte"]) - 1
+    tokens = [boundary]
+    cache = {}
+    for position in range(block_size):
+        logits = gpt(model, tokens[-1], position, cache)
+        probs = softmax([x / temperature for x in logits])
+        tokens.append(random.choices(range(len(probs)), weights=probs)[0])
+        if tokens[-1] == boundary:
             break
-        name += chars[token_id]
-    return name
+    return tokens
 
 
+# === HOW GOOD IS IT: compared with real names, with random letters and with counting pairs ===
 def trigrams(name):
-    """Every three characters in a row, boundaries included: ann -> {".an", "ann", "nn."}."""
-    return {f".{name}."[i : i + 3] for i in range(len(name))}
+    """Every three characters in a row, with dots as boundaries: "ann" -> {".an", "ann", "nn."}."""
+    padded = f".{name}."  # has two characters more, and so len(name) places where three fit
+    return {padded[i : i + 3] for i in range(len(name))}
+
+
+def common_trigrams(names):
+    """The trigrams that occur in at least five different names: what is usual in a name."""
+    counts = collections.Counter()
+    for name in set(names):
+        counts.update(trigrams(name))
+    return {trigram for trigram, count in counts.items() if count >= 5}
 
 
 def is_pronounceable(name, known):
-    """A vowel, no four consonants in a row, and all trigrams known from real names."""
-    shape = "".join("V" if c in "aeiouy" else "C" for c in name)
-    return "V" in shape and "CCCC" not in shape and trigrams(name) <= known
+    """Whether a name has a vowel, no four consonants in a row, and only trigrams in `known`.
+
+    This asks for what is usual. A real name that is unusual fails as well.
+    """
+    kinds = "".join("V" if letter in "aeiouy" else "C" for letter in name)
+    return "V" in kinds and "CCCC" not in kinds and trigrams(name) <= known
 
 
-# === OUTPUT: progress, drawings, results ===
-def show_progress(step, num_steps, loss, started):
-    """Rewrite one line on a terminal; in a pipe, print the first steps and every tenth of them."""
-    spent = time.perf_counter() - started
-    left = spent * (num_steps / step - 1)
-    line = f"step {step:4d}/{num_steps}  loss {loss:.5f}  {spent:5.1f} s, {left:5.1f} s left"
-    if os.isatty(1):  # somebody watches
-        print(f"\r{line} ", end="\n" if step == num_steps else "")
-    elif step <= 3 or step % max(1, num_steps // 10) == 0:
-        print(line)
+def count_bigrams(names, chars):
+    """A model without gradients: p(next | token), from counting which token follows which.
+
+    Returns [vocab_size][vocab_size], one row of probabilities per token. Every count starts at 1,
+    so that no pair has the probability 0.
+    """
+    vocab_size = len(chars) + 1
+    counts = [[1] * vocab_size for _ in range(vocab_size)]
+    for name in names:
+        for token, following in itertools.pairwise(encode(name, chars)):
+            counts[token][following] += 1
+    return [[count / sum(row) for count in row] for row in counts]
 
 
-def mean(values):
-    return math.fsum(values) / len(values)  # fsum rounds once, so alike on every Python
+def bigram_loss(bigrams, tokens):
+    """The same as name_loss(), for the model of count_bigrams()."""
+    pairs = list(itertools.pairwise(tokens))
+    return -mean([log(bigrams[token][following]) for token, following in pairs])
 
 
-def draw_curve(values, width=64, height=8):
-    """Print a curve. Each column is the mean of its share of the values."""
-    n, width = len(values), min(width, len(values))
-    columns = [mean(values[i * n // width : (i + 1) * n // width]) for i in range(width)]
-    low, span = min(columns), (max(columns) - min(columns)) or 1.0  # or flat
-    for level in range(height, -1, -1):
-        marks = ["*" if round((c - low) / span * height) == level else " " for c in columns]
-        print(f"{low + span * level / height:6.2f} |{''.join(marks)}".rstrip())
+def sample_bigrams(bigrams):
+    """The same as sample(), for the model of count_bigrams()."""
+    boundary = len(bigrams) - 1
+    tokens = [boundary]
+    for _ in range(block_size):
+        # To divide a score by the temperature is to raise its probability to the power of 1 / T.
+        weights = [p ** (1 / temperature) for p in bigrams[tokens[-1]]]
+        tokens.append(random.choices(range(len(weights)), weights=weights)[0])
+        if tokens[-1] == boundary:
+            break
+    return tokens
 
 
-def draw_attention(name, maps):
-    """Print how much each character (a row) looks at each one so far (a column), head by head."""
-    shades = ["".join(" .:-=+*#%@"[int(9.99 * w)] * 2 for w in weights) for weights in maps]
-    for i, character in enumerate(f".{name}"):  # the denser a mark, the more weight
-        heads = [shade.ljust(2 * len(name) + 3) for shade in shades[i * n_head :][:n_head]]
-        print(character, " ".join(heads).rstrip())
+def pronounceable_rate(names, known):
+    """The share of names that is_pronounceable() accepts."""
+    return mean([is_pronounceable(name, known) for name in names])
 
 
-def print_results(rows):
-    """Print the results, one a line: name, value, and the bound that the tests hold it to."""
-    print("\n=== results ===")
-    for name, value, criterion in rows:
-        value = f"{value:.4f}" if isinstance(value, float) else value
-        print(f"{name:<26}{value:<9}{criterion}".rstrip())
+def novel_rate(samples, names):
+    """The share of samples that are not in the list of names."""
+    known_names = set(names)
+    return mean([name not in known_names for name in samples])
 
 
 # === MAIN ===
 def main():
     started = time.perf_counter()
     random.seed(42)
+
+    # Names to train on, and names that no training step sees. Some names stand in the list twice.
     names = load_names()
     random.shuffle(names)
-    letters = "".join(names)
-    chars = sorted(set(letters))  # the boundary is one more token
-    trained = set(names[:num_steps])  # a set, as some stand in the list twice
-    heldout = [name for name in dict.fromkeys(names) if name not in trained][:num_heldout]
-    model = init_model(len(chars) + 1)
-    num_params = sum(len(matrix) * len(matrix[0]) for matrix in model.values())
-    print(f"{num_steps} names to train on, {len(heldout)} held out; {num_params} parameters.")
-    losses = []
-    for loss in train(model, names, chars):
-        losses.append(loss)
-        show_progress(len(losses), num_steps, loss, started)
-    print(f"\nLoss over the steps (a blind guess costs {math.log(len(chars) + 1):.2f}):")
-    draw_curve(losses)
-    model = {key: [floats(row) for row in rows] for key, rows in model.items()}  # no graph now
-    heldout_losses = [name_loss(model, encode(name, chars), {}) for name in heldout]
-    cache = {}
-    name_loss(model, encode(heldout[0], chars), cache)  # once more, for its attention
-    print(f"\nWhere each character of {heldout[0]} looks, in {n_head} heads:")
-    draw_attention(heldout[0], cache[0][2])
+    chars = sorted(set("".join(names)))
+    training_names = names[:num_steps]
+    trained = set(training_names)
+    others = [name for name in dict.fromkeys(names) if name not in trained]  # each of them once
+    heldout = others[:num_heldout]
+    print(f"{len(names)} names, {num_steps} of them to train on, and {num_heldout} held out.")
+    show_tokens(heldout[0], encode(heldout[0], chars))
+    show_gradients()
 
-    samples = [sample(model, chars) for _ in range(num_samples)]
-    print(f"\n{num_samples} samples at temperature {temperature}:\n{' '.join(samples[:14])} ...")
+    model = as_values(init_model(len(chars) + 1, n_embd))
+    num_params = sum(len(matrix) * len(matrix[0]) for matrix in model.values())
+    print(f"\nTraining {num_params} parameters on {num_steps} names, one per step:")
+    losses = show_training(train(model, training_names, chars), num_steps)
+    model = as_floats(model)
+    print(f"\nLoss along training (a blind guess costs {math.log(len(chars) + 1):.2f}):")
+    draw_curve(losses)
+    draw_attention(model, encode(heldout[0], chars), chars)
+
+    # How well does it predict names that it has not seen? Better than counting pairs of letters?
+    bigrams = count_bigrams(training_names, chars)
+    heldout_loss = mean([name_loss(model, encode(name, chars)) for name in heldout])
+    bigram_heldout_loss = mean([bigram_loss(bigrams, encode(name, chars)) for name in heldout])
+
+    # Does what it writes look like names? Count what is usual in all names that are not held out.
+    known = common_trigrams(set(names) - set(heldout))
+    samples = [spell(sample(model), chars) for _ in range(num_samples)]
+    bigram_samples = [spell(sample_bigrams(bigrams), chars) for _ in range(num_samples)]
+    letters = "".join(names)
     scrambled = ["".join(random.choices(letters, k=len(name))) for name in heldout]
-    real = set(names)
-    counts = collections.Counter(t for name in real for t in trigrams(name))
-    known = {t for t, count in counts.items() if count >= 5}  # not an accident of a few names
-    rows = [
-        ("params", num_params, ""),
-        ("final_loss", losses[-1], "< 2.7"),  # one name: luck. The next two count
-        ("mean_loss_last_100", mean(losses[-100:]), "< 2.5"),
-        ("heldout_loss", mean(heldout_losses), "< 2.45"),  # a mean over names, long or short
-        ("pronounceable_rate", mean([is_pronounceable(name, known) for name in samples]), ">= 0.8"),
-        ("random_pronounceable_rate", mean([is_pronounceable(n, known) for n in scrambled]), ""),
-        ("real_pronounceable_rate", mean([is_pronounceable(name, known) for name in heldout]), ""),
-        ("novel_rate", 1 - mean([name in real for name in samples]), ""),
-        ("runtime_seconds", time.perf_counter() - started, "< 420"),
-    ]
-    print_results(rows)
+    show_names(samples, bigram_samples, scrambled)
+
+    print_results(
+        [
+            ("params", num_params, "== 4192"),
+            ("final_loss", losses[-1], "< 2.7"),  # of a single name, so noisy
+            ("mean_loss_last_100", mean(losses[-100:]), "< 2.5"),
+            ("heldout_loss", heldout_loss, "< 2.45"),
+            ("bigram_heldout_loss", bigram_heldout_loss, ""),
+            ("pronounceable_rate", pronounceable_rate(samples, known), ">= 0.8"),
+            ("bigram_pronounceable_rate", pronounceable_rate(bigram_samples, known), ""),
+            ("random_pronounceable_rate", pronounceable_rate(scrambled, known), ""),
+            ("real_pronounceable_rate", pronounceable_rate(heldout, known), ""),
+            ("novel_rate", novel_rate(samples, names), ""),
+            ("runtime_seconds", time.perf_counter() - started, "< 420"),
+        ]
+    )
+
+
+# === DRAWING: nothing below is needed to understand the algorithm ===
+def show_tokens(name, tokens):
+    """Print how one name becomes tokens."""
+    characters = ["."] + list(name) + ["."]
+    print(f'\nThe name "{name}" as tokens, with a dot for the boundary:')
+    print("  ".join(f"{character:>2}" for character in characters))
+    print("  ".join(f"{token:>2}" for token in tokens))
+
+
+def show_gradients():
+    """Print the example of the class Value: each gradient by backward() and by trying it out."""
+
+    def compute(a, b):
+        product = a * b
+        total = product + a
+        return product, total, total**2
+
+    a = Value(2.0)
+    b = Value(3.0)
+    product, total, loss = compute(a, b)
+    loss.backward()
+    h = 1e-5  # a small change, to see how much the loss changes
+    slope_a = (compute(2.0 + h, 3.0)[-1] - compute(2.0 - h, 3.0)[-1]) / (2 * h)
+    slope_b = (compute(2.0, 3.0 + h)[-1] - compute(2.0, 3.0 - h)[-1]) / (2 * h)
+    print("\nThe gradients of loss = (a * b + a) ** 2 at a = 2 and b = 3:")
+    print("                      value   gradient by backward()   by changing it a little")
+    print(f"a                   {a.data:7.1f}{a.grad:25.4f}{slope_a:26.4f}")
+    print(f"b                   {b.data:7.1f}{b.grad:25.4f}{slope_b:26.4f}")
+    print(f"product = a * b     {product.data:7.1f}{product.grad:25.4f}")
+    print(f"total = product + a {total.data:7.1f}{total.grad:25.4f}")
+    print(f"loss = total ** 2   {loss.data:7.1f}{loss.grad:25.4f}")
+
+
+def draw_attention(model, tokens, chars):
+    """Print the attention weights of the first layer for one name: a row for each position.
+
+    gpt() does not keep the weights. So its keys are taken from the cache, and the queries are
+    computed once more.
+    """
+    shades = " .:-=+*#%@"
+    letters = "".join(chars[token] if token < len(chars) else "." for token in tokens[:-1])
+    print(f'\nHow much each position of "{letters}" (a row) reads each position so far (a column),')
+    print(f"in each of the {n_head} heads. The weights from 0 to 1 are drawn as '{shades}':")
+    heading = "".join(2 * letter for letter in letters)
+    print(("   " + n_head * f"{heading}  ").rstrip())
+    cache = {}
+    for position, token in enumerate(tokens[:-1]):
+        gpt(model, token, position, cache)
+        keys, _ = cache[0]
+        query = linear(rmsnorm(embed(model, token, position)), model["layer0.attn_wq"])
+        head_size = len(query) // n_head
+        line = letters[position]
+        for start in range(0, len(query), head_size):
+            part = slice(start, start + head_size)
+            weights = attention_weights(query[part], [key[part] for key in keys])
+            marks = "".join(2 * shades[int(9.99 * weight)] for weight in weights)
+            line += "  " + marks.ljust(len(heading))
+        print(line.rstrip())
+
+
+def show_names(samples, bigram_samples, scrambled):
+    """Print some names of each kind, side by side."""
+    print(f"\nNames by the GPT and by counted pairs, both at temperature {temperature}:")
+    print(f"{'GPT':<16}{'pairs':<18}random letters")
+    for row in list(zip(samples, bigram_samples, scrambled))[:10]:
+        print(f"{row[0]:<16}{row[1]:<18}{row[2]}")
+
+
+def mean(values):
+    """The average of some numbers. fsum() rounds only once, so every Python gives the same."""
+    return math.fsum(values) / len(values)
+
+
+def show_progress(step, num_steps, loss, started):
+    """Print step, loss, elapsed and remaining time: on a terminal always in the same line.
+
+    In a pipe or a file, print a line for the first three steps and for every tenth of all steps.
+    """
+    elapsed = time.perf_counter() - started
+    remaining = elapsed * (num_steps / step - 1)
+    line = f"step {step:4d}/{num_steps}  loss {loss:.5f}  {elapsed:5.1f} s, {remaining:5.1f} s left"
+    if os.isatty(1):
+        print(f"\r{line} ", end="\n" if step == num_steps else "")
+    elif step <= 3 or step % max(1, num_steps // 10) == 0:
+        print(line)
+
+
+def show_training(losses, num_steps):
+    """Run a generator of losses to its end, and show its progress. Return the losses."""
+    started = time.perf_counter()
+    seen = []
+    for loss in losses:
+        seen.append(loss)
+        show_progress(len(seen), num_steps, loss, started)
+    return seen
+
+
+def draw_curve(values, width=64, height=8):
+    """Print a curve. Each column stands for the mean of some neighboring values."""
+    width = min(width, len(values))
+    columns = []
+    for i in range(width):
+        first = i * len(values) // width
+        last = (i + 1) * len(values) // width
+        columns.append(mean(values[first:last]))
+    low = min(columns)
+    span = max(columns) - low or 1.0  # 1.0 if the curve is flat
+    for level in range(height, -1, -1):
+        marks = ["*" if round((c - low) / span * height) == level else " " for c in columns]
+        print(f"{low + span * level / height:6.2f} |{''.join(marks)}".rstrip())
+
+
+def print_results(rows):
+    """Print the results: one per line, with its name, its value, and the bound it has to meet."""
+    print("\n=== results ===")
+    for name, value, bound in rows:
+        text = f"{value:.4f}" if isinstance(value, float) else value
+        print(f"{name:<26}{text:<9}{bound}".rstrip())
+
+
+# === DATA: the list of names ===
+# An earlier release of the list in 01-foundations: 32,033 names instead of 32,178.
+NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
+NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
+print = functools.partial(print, flush=True)  # print each line at once, also into a pipe
+
+
+def load_names():
+    """All names, in file order: from names.txt beside this script or else in ../01-foundations.
+
+    If neither file exists, the list is downloaded. Whatever fails ends in SystemExit, with one line
+    that says what to do.
+    """
+    folder = os.path.dirname(os.path.abspath(__file__))
+    path = os.path.join(folder, "names.txt")
+    source = path
+    if not os.path.exists(source):
+        source = os.path.join(folder, "..", "01-foundations", "names.txt")
+    try:
+        if os.path.exists(source):
+            with open(source, "rb") as file:
+                raw = file.read()
+        else:
+            source = NAMES_URL
+            raw = download_names(path)
+        names = raw.decode("ascii").split()
+        if len(set(names)) < 10000:  # too few to train on some and to hold out others
+            raise ValueError("it has fewer than 10000 different names")
+    except Exception as error:  # of many kinds: OSError, HTTPException, UnicodeDecodeError, ...
+        advice = f"Put an ASCII text file of names, one per line, at {path}"
+        raise SystemExit(f"No names from {source}: {str(error).strip()}. {advice}") from None
+    return names
+
+
+def download_names(path):
+    """Download the list of names, check that it is the expected one, and keep it at `path`.
+
+    Returns its bytes. Raises an exception if the download fails or the list is another one. If it
+    cannot be kept, it prints a line and goes on.
+    """
+    with urllib.request.urlopen(NAMES_URL, timeout=10) as answer:
+        raw = answer.read(5_000_000)  # the list has 228,145 bytes
+    if hashlib.sha256(raw).hexdigest() != NAMES_SHA256:
+        raise ValueError("its SHA-256 is not the one expected")
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(raw)
+        os.replace(temporary, path)  # in one move, so that nobody ever meets half a file
+    except OSError as error:
+        print(f"The names could not be kept for the next run: {error}")
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+    return raw
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BrokenPipeError:
+        os._exit(0)  # the reader of the pipe has gone, as in `python script.py | head`

@@ -1,7 +1,36 @@
 """A preference can be trained as a classification: no reward model, no sampling loop.
 
-Direct preference optimization (DPO), after Rafailov et al. (2023); equation numbers are theirs.
-Model, recipe and engine: microgpt's, after Andrej Karpathy (2026), at half its width and context.
+The problem: there is a model that writes names, and there are pairs of names of which somebody
+preferred one. The model should write more names like the preferred ones, and they should still be
+names. The older way, reinforcement learning from human feedback (RLHF, see microppo), needs two
+stages. First it trains a reward model: a second model that gives preferred names a larger number,
+their reward. Then it lets the first model write names, and makes those more probable that get a
+large reward. It also charges a price for every step away from the original model, so that the model
+does not forget what a name is.
+
+The idea of direct preference optimization (DPO): suppose we knew the rewards. Then a formula says
+which model has the largest reward after the price is paid. It is the original model with the
+probability of every name multiplied by exp(reward / price), and then rescaled so that the
+probabilities sum to 1. The formula can also be used in the other direction. For any model, it tells
+rewards for which this model is the best one. So we do not need a reward model. We train the model
+itself, until the rewards that belong to it explain the pairs. That is an ordinary classification:
+which of two names is the preferred one?
+
+    1. Train a small GPT on names. A frozen copy of it is called the reference. The model that is
+       trained further is called the policy.
+    2. make_pairs: two names with the same first letter, one chosen and one rejected.
+    3. log_ratio: how much more probable a name is to the policy than to the reference, as the
+       difference of two logarithms. The log ratio of the chosen name minus that of the rejected
+       name is called the margin of the pair.
+    4. dpo_loss: -log sigmoid(beta * margin). sigmoid(z) = 1 / (1 + exp(-z)) makes a probability of
+       a number, and beta is the price. train_dpo changes the policy so that the loss falls, which
+       it does when margins grow.
+    5. judge: let the policy write names, and count how many have the preferred property.
+
+The paper is Rafailov et al. (2023). The equation numbers are theirs, the notation is ours. The GPT
+is that of microgpt, after Andrej Karpathy (2026), with half its width and context. In production, a
+pair is two answers of a large model to one question, compared by people, and every step of training
+takes many pairs at once.
 """
 
 import functools
@@ -13,519 +42,1002 @@ import random
 import time
 import urllib.request
 
-# === CONSTANTS: the model, the recipe, the preference ===
-# The same task, base model and evaluation in microdpo, microppo and microgrpo, to be compared.
-n_embd, n_head, n_layer = 8, 2, 1  # numbers per token; heads that split them; layers
-block_size = 8  # the longest context: a boundary and 7 letters; longer names are left out
-num_steps = 1000  # one name each, for the base model
-learning_rate, beta1, beta2, eps_adam = 0.01, 0.85, 0.99, 1e-8
-num_pair_names = 4000  # more than dpo_steps pairs need; all names after them are held out
-num_prompts = 1000  # first letters of names held out: at most 26 differ, what is new is each draw
-vowels, min_letters = "aeiouy", 4  # what the preference speaks of
-betas = (0.1, 0.5, 2.0)  # DPO's, no kin of Adam's. A policy each; the results report the middle one
-dpo_steps, dpo_learning_rate = 300, 0.0015  # a pair a step, at a constant rate
-num_probes = 300  # held-out pairs to judge by, and prompts to follow the KL along training
+# === CONSTANTS ===
+# microdpo, microppo and microgrpo have the same task, base model and evaluation, so that their
+# results can be compared.
+vowels = "aeiouy"
+min_letters = 4  # a shorter name is never preferred
+num_pair_names = 4000  # names to make pairs of; the names after them in the list are held out
+num_prompts = 1000  # names that each model writes to be judged by
+dpo_steps = 300  # one pair per step
+dpo_learning_rate = 0.0015  # how far a step of DPO moves a parameter
+betas = (0.1, 0.5, 2.0)  # prices for leaving the reference; one policy is trained with each
+main_beta = 0.5  # the policy trained with this beta is looked at more closely
+num_heldout_pairs = 300  # pairs to judge by that no policy was trained on
+watch_every = 75  # steps after which a copy of the policy is kept, to see how it changes
+num_watch_prompts = 250  # names that each of these copies writes
+n_embd = 8  # numbers per token in the GPT
+# read by the code that is repeated from microgpt
+n_head = 2  # attention heads, which share those numbers
+n_layer = 1  # layers of attention and MLP
+block_size = 8  # a boundary token and 7 letters; longer names are left out
+num_steps = 1000  # steps of the base model's training, one name each
+learning_rate = 0.01  # of the base model's training; it falls linearly to 0
+beta1 = 0.85  # Adam's memory of the gradient; unrelated to the beta of DPO
+beta2 = 0.99  # Adam's memory of the squared gradient
+eps_adam = 1e-8  # keeps Adam's division finite
 
-NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
-NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
-print = functools.partial(print, flush=True)  # flush each line, into a pipe too
-
-
-# === DATA: names, a character a token, and pairs of them ===
-def load_names():
-    """All names, in file order: from names.txt beside this script, or else in 01-foundations.
-
-    If there is neither, one is downloaded and kept. SystemExit, in one line, if it is not usable.
-    """
-    here = os.path.dirname(os.path.abspath(__file__))
-    beside, shared = (os.path.join(here, d, "names.txt") for d in ("", "../01-foundations"))
-    source = next(filter(os.path.exists, (beside, shared)), NAMES_URL)
-    is_url = source == NAMES_URL
-    try:
-        with urllib.request.urlopen(source, timeout=10) if is_url else open(source, "rb") as file:
-            raw = file.read(5_000_000 if is_url else -1)  # longer cannot be it
-        if is_url and hashlib.sha256(raw).hexdigest() != NAMES_SHA256:
-            raise ValueError("its SHA-256 is not the one expected")
-        names = raw.decode("ascii").split()
-        if len(set(names)) < 10000:  # too few to train on some and hold out others
-            raise ValueError("it has fewer than 10000 different names")
-    except Exception as error:  # urllib alone raises three families of them
-        advice = f"Put an ASCII text file of names, one a line, at {beside}"
-        raise SystemExit(f"No names from {source}: {str(error).strip()}. {advice}") from None
-    if is_url:
-        temporary = f"{beside}.{os.getpid()}.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(raw)
-            os.replace(temporary, beside)  # in one move: nobody ever meets half a file
-        except OSError as error:  # no reason to stop: the names are in memory
-            print(f"The names could not be kept for the next run: {error}")
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)
-    return names
+# === BORROWED from microgpt.py: what you need to know of it ===
+# - Value(data, inputs, local_grads) is a number that remembers how it was computed: from which
+#   inputs, and with which derivative for each. loss.backward() adds d(loss)/d(value) to the .grad
+#   of every Value that the loss was computed from.
+# - The model works on Values and on floats alike. Floats remember nothing and get no gradient, so a
+#   model made of floats is frozen. as_values() and as_floats() copy a model into the other kind.
+# - encode() puts the same boundary token in front of a name and behind it. Its number is
+#   len(chars), one more than that of the last letter. spell() turns tokens back into letters.
+# - init_model() makes a model, train() trains it on names, and name_loss() is the loss per name.
+# - gpt(model, token, position, cache) returns a score (logit) for every possible next token. The
+#   cache is {} at the start of a name, and collects what later tokens need of the earlier ones.
+# - softmax() turns scores into probabilities. log() treats numbers below 1e-10 as 1e-10.
+# - adam_step(params, m, v, step, rate) updates Values by their gradients, and sets the gradients
+#   back to 0. The lists m and v are the optimizer's memory, of one number per parameter.
 
 
-def encode(name, chars):
-    """Token ids, between two boundary tokens of id len(chars). ValueError if a character is new."""
-    return [len(chars), *map(chars.index, name), len(chars)]
-
-
-def spell(tokens, chars):
-    """The letters of tokens, without boundaries."""
-    return "".join(chars[i] for i in tokens if i < len(chars))
-
-
+# === THE PREFERENCE: a taste that can be checked by eye ===
 def is_preferred(tokens, chars):
-    """The taste to be taught: vowels and consonants take turns, in four letters or more.
+    """Whether a name has the taste: vowels and consonants alternate, in four letters or more.
 
-    milena and rory have it, anna and leo do not; nor does what never reaches a second boundary.
+    "milena" and "rory" have it, with y as a vowel. "anna" has two n in a row, and "eva" is too
+    short. A name that was cut off before its end, so that it has no final boundary, does not count.
     """
     name = spell(tokens, chars)
-    kinds = "".join("V" if c in vowels else "C" for c in name)
-    turns = "VV" not in kinds and "CC" not in kinds
-    return turns and len(name) >= min_letters and tokens[-1] == len(chars)
+    kinds = "".join("V" if letter in vowels else "C" for letter in name)
+    alternates = "VV" not in kinds and "CC" not in kinds
+    has_end = tokens[-1] == len(chars)
+    return alternates and has_end and len(name) >= min_letters
+
+
+def split_names(names):
+    """Shuffle the names that fit into the context, and split them into three lists.
+
+    The first is for the training of the base model, the second is to make pairs of, and the third
+    is held out: no training ever sees these names. No name stands in two of the lists.
+    """
+    names = [name for name in dict.fromkeys(names) if len(name) < block_size]
+    random.shuffle(names)
+    first_heldout = num_steps + num_pair_names
+    return names[:num_steps], names[num_steps:first_heldout], names[first_heldout:]
 
 
 def make_pairs(names, chars):
-    """(chosen, rejected) as tokens: names with the same prompt, the first letter. None twice."""
-    by_prompt = {}
+    """Pairs (chosen, rejected) of tokenized names that begin with the same letter.
+
+    The first letter is the prompt, and the rest of the name is the completion, like a question and
+    one of its possible answers. No name is used twice. A name that finds no partner is left out.
+    """
+    chosen = {}  # first letter -> tokenized names that have the taste
+    rejected = {}  # first letter -> tokenized names that do not
     for name in names:
         tokens = encode(name, chars)
-        by_prompt.setdefault(name[0], ([], []))[not is_preferred(tokens, chars)].append(tokens)
-    pairs = [pair for both in by_prompt.values() for pair in zip(*both)]
+        side = chosen if is_preferred(tokens, chars) else rejected
+        side.setdefault(name[0], []).append(tokens)
+    pairs = []
+    for letter in sorted(chosen):
+        pairs += zip(chosen[letter], rejected.get(letter, []))  # as many as the shorter list has
     random.shuffle(pairs)
     return pairs
 
 
-# === AUTOGRAD: numbers that remember how they were computed ===
-class Value:
-    """A number in a graph: data, the inputs it came from, and d(self)/d(input) for each of them."""
-
-    __slots__ = ("data", "grad", "_inputs", "_local_grads", "_order")
-    _created = itertools.count()
-
-    def __init__(self, data, inputs=(), local_grads=()):
-        self.data, self.grad = data, 0.0  # grad: d(result)/d(self), by result.backward()
-        self._inputs, self._local_grads = inputs, local_grads
-        self._order = next(Value._created)
-
-    def __add__(self, other):
-        other = other if isinstance(other, Value) else Value(other)
-        return Value(self.data + other.data, (self, other), (1.0, 1.0))
-
-    def __mul__(self, other):
-        other = other if isinstance(other, Value) else Value(other)
-        return Value(self.data * other.data, (self, other), (other.data, self.data))
-
-    # fmt: off
-    def __pow__(self, k): return Value(math.pow(self.data, k), (self,), (k * self.data ** (k - 1),))
-    def exp(self): return Value(y := math.exp(self.data), (self,), (y,))
-    def log(self): return Value(math.log(p := max(self.data, 1e-10)), (self,), (1.0 / p,))
-    def tanh(self): return Value(y := math.tanh(self.data), (self,), (1.0 - y * y,))
-    def relu(self): return Value(max(0.0, self.data), (self,), (float(self.data > 0),))
-    # The rest is made of those above.
-    def __neg__(self): return self * -1.0
-    def __sub__(self, other): return self + -other
-    def __rsub__(self, other): return -self + other
-    def __truediv__(self, other): return self * other**-1
-    def __rtruediv__(self, other): return self**-1 * other
-    def __rpow__(self, base): return (self * math.log(base)).exp()
-    __radd__, __rmul__ = __add__, __mul__
-    # fmt: on
-
-    def backward(self):
-        """Add d(self)/d(v) to the grad of every v below self. Works once: it frees the graph."""
-        nodes, seen = [self], {self}
-        for node in nodes:  # the list grows while we walk it: no recursion, any depth
-            for v in node._inputs:
-                if v._inputs and v not in seen:  # a leaf has nothing to pass on
-                    seen.add(v)
-                    nodes.append(v)
-        # Inputs exist before their node, so newest first is reverse topological order: a node's
-        # grad is complete by the time the node passes it on.
-        nodes.sort(key=lambda v: v._order, reverse=True)
-        self.grad = 1.0
-        for node in nodes:
-            grad = node.grad
-            for v, local_grad in zip(node._inputs, node._local_grads):
-                v.grad += local_grad * grad  # chain rule: dL/dv += dL/dnode * dnode/dv
-            del node._inputs, node._local_grads  # rather than all at the end: a quarter faster
-
-
-# fmt: off
-# Training computes on Values. Inference needs no gradient: on floats the same code makes no graph.
-def exp(x): return x.exp() if isinstance(x, Value) else math.exp(x)
-def log(x): return x.log() if isinstance(x, Value) else math.log(max(x, 1e-10))
-def relu(x): return x.relu() if isinstance(x, Value) else max(0.0, x)
-def floats(xs): return [x.data for x in xs] if xs and isinstance(xs[0], Value) else xs
-def as_floats(w): return {key: [floats(row) for row in m] for key, m in w.items()}  # a copy
-# fmt: on
-
-
-def dot(a, b):
-    """sum_i a[i] b[i] as ONE node, or a float if a and b are both lists of floats.
-
-    16 multiplies and 15 adds would be 31 nodes. A tensor library does the same one level up: its
-    node is a whole matrix product. Raises ValueError if the lengths differ.
-    """
-    xs, ys = floats(a), floats(b)
-    total = 0.0  # a loop, because sum() of floats rounds differently from Python 3.12 on
-    for x, y in zip(xs, ys, strict=True):
-        total += x * y
-    if xs is a:  # a holds floats, which floats() hands back as they are: no gradient for a
-        return total if ys is b else dot(b, a)
-    if ys is b:
-        return Value(total, [*a], [*ys])  # d(total)/d(a[i]) = b[i]
-    return Value(total, [*a, *b], [*ys, *xs])
-
-
-# --- AUTOGRAD DIFFERENCES IN THIS SCRIPT ---
-# None: this is the canonical code of docs/autograd-interface.md, which the other scripts repeat.
-
-
-# === MODEL: from the tokens so far to a score for every next token, to whole names ===
-def softmax(logits):
-    """[n] scores -> [n] probabilities."""
-    peak = max(floats(logits))  # a constant: to shift all scores changes no probability
-    exps = [exp(x - peak) for x in logits]  # at most 1, so no score is too large
-    scale = dot(exps, [1.0] * len(exps)) ** -1  # 1 / their sum
-    return [e * scale for e in exps]
-
-
-def linear(x, w):
-    """x [n_in], w [n_out][n_in] -> w x [n_out]."""
-    return [dot(row, x) for row in w]
-
-
-def rmsnorm(x):
-    """[n] -> x / rms(x) [n] (Zhang & Sennrich 2019, eq. 4 without gain; 1e-5 is for x near 0)."""
-    scale = (dot(x, x) * (1 / len(x)) + 1e-5) ** -0.5
-    return [xi * scale for xi in x]
-
-
-def attend(q, keys, values):
-    """softmax(q K^T / sqrt(d)) V for one query of one head (Vaswani et al. 2017, eq. 1).
-
-    q [d], keys and values [t][d] -> output [d], weights [t].
-    """
-    weights = softmax([dot(q, k) * len(q) ** -0.5 for k in keys])
-    return [dot(weights, column) for column in zip(*values)], weights
-
-
-def gpt(state_dict, token_id, pos_id, cache):
-    """Logits [vocab_size] for what follows `token_id` at position `pos_id`, given the past.
-
-    The past is `cache`: {} at the start of a name, then each layer's keys, values and attention
-    weights (Values in training: gradients flow back through it). It holds nothing later than
-    this position, so no token sees ahead: the causal mask is here the order of time.
-    """
-    # x [n_embd] is what this position knows: at first only its token and its place.
-    x = rmsnorm([t + p for t, p in zip(state_dict["wte"][token_id], state_dict["wpe"][pos_id])])
-    for layer in range(n_layer):
-        keys, values, maps = cache.setdefault(layer, ([], [], []))
-        h = rmsnorm(x)  # into attention: only here does a position learn from others
-        q = linear(h, state_dict[f"layer{layer}.attn_wq"])  # what this position looks for
-        keys.append(linear(h, state_dict[f"layer{layer}.attn_wk"]))  # what it can be found by
-        values.append(linear(h, state_dict[f"layer{layer}.attn_wv"]))  # what it then hands over
-        heads = []
-        for start in range(0, n_embd, n_embd // n_head):
-            part = slice(start, start + n_embd // n_head)  # this head's share of the numbers
-            out, weights = attend(q[part], [k[part] for k in keys], [v[part] for v in values])
-            heads += out  # [n_embd] when all heads are in
-            maps.append(weights)  # by position, then by head
-        # x + f(x): each half of a layer only adds to x, so gradients have a straight way back.
-        x = [a + b for a, b in zip(x, linear(heads, state_dict[f"layer{layer}.attn_wo"]))]
-        h = rmsnorm(x)  # into the MLP, where each position works on its own
-        h = [relu(hi) for hi in linear(h, state_dict[f"layer{layer}.mlp_fc1"])]  # [4 * n_embd]
-        x = [a + b for a, b in zip(x, linear(h, state_dict[f"layer{layer}.mlp_fc2"]))]
-    return linear(x, state_dict["lm_head"])
-
-
-def init_model(vocab_size):
-    """A state_dict of matrices, Gaussian of std 0.08, in microgpt's order: same seed, same draw."""
-    n = n_embd
-    shapes = {"wte": (vocab_size, n), "wpe": (block_size, n), "lm_head": (vocab_size, n)}
-    for i in range(n_layer):
-        shapes |= {f"layer{i}.attn_{w}": (n, n) for w in ("wq", "wk", "wv", "wo")}
-        shapes |= {f"layer{i}.mlp_fc1": (4 * n, n), f"layer{i}.mlp_fc2": (n, 4 * n)}
-    return {
-        name: [[Value(random.gauss(0, 0.08)) for _ in range(columns)] for _ in range(rows)]
-        for name, (rows, columns) in shapes.items()
-    }
-
-
+# === THE LOG RATIO: how much more probable a name is to the policy than to the reference ===
 def completion_probs(model, tokens):
-    """[boundary, prompt, ...] -> for each token after the prompt p(. | all before) [vocab_size]."""
-    cache = {}
-    probs = [softmax(gpt(model, token, i, cache)) for i, token in enumerate(tokens[:-1])]
-    return probs[1:]  # what follows the boundary is the prompt: given, so not judged
+    """For each token of the completion, the probabilities [vocab_size] of all tokens in its place.
 
+    A name is a boundary, the prompt, and the completion. The completion ends with a boundary, too.
+    For "anna", with dots for the boundaries, the result has four rows:
 
-def complete(model, prompt):
-    """Tokens from boundary and prompt (a token id) to the next boundary, or as far as block_size.
-
-    Drawn at temperature 1: what is drawn is what the model's probabilities say.
+        read so far     .a    .an    .ann    .anna
+        a row for       n     n      a       .
     """
-    bos, cache = len(model["wte"]) - 1, {}
-    tokens = [bos, prompt]
-    gpt(model, bos, 0, cache)
-    while len(tokens) <= block_size and tokens[-1] != bos:
-        probs = softmax(gpt(model, tokens[-1], len(tokens) - 1, cache))
-        tokens.append(random.choices(range(len(probs)), weights=probs)[0])
-    return tokens
+    cache = {}
+    gpt(model, tokens[0], 0, cache)  # reads the boundary; what follows it, the prompt, is given
+    probs = []
+    for position in range(1, len(tokens) - 1):
+        logits = gpt(model, tokens[position], position, cache)
+        probs.append(softmax(logits))
+    return probs
 
 
 def log_prob(model, tokens):
-    """log p(completion | prompt) in nats: the sum over the completion's tokens, its end included.
+    """log p(completion | prompt): the sum of the log probabilities of its tokens.
 
-    Not name_loss()'s mean: a preference is between whole completions. So a long one, with more
-    terms in its gradient, is pushed harder; SimPO (Meng et al. 2024) divides by the length.
+    It is measured in nats, the unit of the natural logarithm. A long name usually gets a lower sum
+    than a short one.
     """
+    completion = tokens[2:]  # without the boundary and the prompt
     total = 0.0
-    for probs, token in zip(completion_probs(model, tokens), tokens[2:], strict=True):
-        total = total + log(probs[token])  # log of their product
+    for probs, token in zip(completion_probs(model, tokens), completion, strict=True):
+        total = total + log(probs[token])
     return total
 
 
-def kl_divergence(probs, ref_probs):
-    """KL(p || q) = sum p log(p / q) in nats, summed over the positions of one completion.
+def log_ratio(policy, reference, tokens):
+    """log(policy(y|x) / reference(y|x)), for the prompt x and the completion y of one name.
 
-    probs and ref_probs: [positions][vocab_size]. The mean of this over completions that the model
-    wrote estimates KL(model || reference) of whole ones, by the chain rule of relative entropy.
+    It is 0 for every name before training. Where it is log 2 = 0.69, the policy writes the name
+    twice as often as the reference. That a long name is improbable does not count in it, because it
+    is so for both models.
     """
-    total = 0.0
-    for p, q in zip(probs, ref_probs, strict=True):
-        total = total + dot(p, [log(x) for x in p]) - dot(p, [log(x) for x in q])
-    return total
+    return log_prob(policy, tokens) - log_prob(reference, tokens)
 
 
-# === TRAINING: first a model of names, then a gap between chosen and rejected ones ===
-def name_loss(state_dict, tokens, cache):
-    """Cross-entropy: mean of -log p(next token), in nats. `cache`: {}, filled for a later look."""
-    n, total = min(block_size, len(tokens) - 1), 0.0  # tokens beyond the context are left out
-    for pos_id in range(n):
-        probs = softmax(gpt(state_dict, tokens[pos_id], pos_id, cache))
-        total = total - log(probs[tokens[pos_id + 1]])
-    return total * (1 / n)
-
-
-def adam_step(params, m, v, step, lr):
-    """One update of params, in place (Kingma & Ba 2015, algorithm 1; step >= 1). Clears grads."""
-    correct1, correct2 = 1 / (1 - beta1**step), 1 / (1 - beta2**step)  # undoes that m, v start at 0
-    for i, p in enumerate(params):
-        m[i] = beta1 * m[i] + (1 - beta1) * p.grad  # which way, on average
-        v[i] = beta2 * v[i] + (1 - beta2) * p.grad * p.grad  # how steep, on average
-        p.data -= lr * m[i] * correct1 / (math.sqrt(v[i] * correct2) + eps_adam)
-        p.grad = 0.0
-
-
-def train(state_dict, names, chars):
-    """Train in place, one name a step; after each step, yield the loss that it started from."""
-    params = [p for matrix in state_dict.values() for row in matrix for p in row]
-    m, v = [0.0] * len(params), [0.0] * len(params)
-    for step in range(num_steps):
-        loss = name_loss(state_dict, encode(names[step % len(names)], chars), {})
-        loss.backward()
-        adam_step(params, m, v, step + 1, learning_rate * (1 - step / num_steps))
-        yield loss.data
-
-
-# Why no reward model is needed. RLHF (microppo) fits a reward r(x, y) to the pairs, x a prompt, y a
-# completion, then maximises, by sampling from a policy pi,
-#     E[r(x, y)] - beta KL(pi || ref)                                                      (eq. 3)
-# where beta is the price of leaving the reference. What is best is known for any r: the reference,
-# each completion made likelier by its reward, all divided by their sum Z(x),
-#     pi(y|x) = ref(y|x) exp(r(x, y) / beta) / Z(x)                                        (eq. 4)
-# Nobody can add up Z(x), over all y. But read it backwards: any policy is the best for the reward
-#     r(x, y) = beta log(pi(y|x) / ref(y|x)) + beta log Z(x)                               (eq. 5)
-# and a preference depends on a difference of rewards alone (Bradley & Terry 1952),
-#     p(y1 over y2 | x) = sigmoid(r(x, y1) - r(x, y2))                                     (eq. 1)
-# in which Z(x) cancels, since both complete the same x. So put eq. 5 into eq. 1 and fit pi to the
-# pairs: a logistic regression in which the policy is the reward model.
+# === THE LOSS: the policy is its own reward model ===
+#
+# RLHF looks for the policy that makes this as large as possible, on average over the names that it
+# writes itself:
+#
+#     reward(x, y) - beta * log(policy(y|x) / ref(y|x))                                     (eq. 3)
+#
+# x is the prompt, y the completion, and ref the reference. Beta is the price for leaving the
+# reference. The average of the logarithm is called the KL divergence of the policy from the
+# reference. It is 0 if they are equal, and positive if not.
+#
+# Suppose that we knew the rewards. Then multiply ref with exp(reward / beta), and call it best:
+#
+#     best(y|x) = ref(y|x) * exp(reward(x, y) / beta) / Z(x)                                (eq. 4)
+#
+# Z(x) is the sum of all numerators, over all completions y of x. Dividing by it makes the
+# probabilities sum to 1. To see that no policy does better than best, solve eq. 4 for the reward:
+#
+#     reward(x, y) = beta * log(best(y|x) / ref(y|x)) + beta * log Z(x)                     (eq. 5)
+#
+# and put this into eq. 3:
+#
+#     beta * log(best / ref) + beta * log Z(x) - beta * log(policy / ref)
+#         = beta * log Z(x) - beta * log(policy / best)
+#
+# No policy can change the first term, because Z(x) depends on the prompt alone. The average of the
+# second is beta times the KL divergence of the policy from best. It is 0 if the policy is best, and
+# any other policy pays for it.
+#
+# So far, best is of no use: nobody can compute Z(x), which has too many terms. So use the formula
+# in the other direction. Take any policy, and define rewards by it:
+#
+#     implicit_reward(x, y) = beta * log(policy(y|x) / ref(y|x))
+#
+# Which policy is the best one for these rewards? Eq. 4 says: ref * (policy / ref) / Z(x), which is
+# the policy itself. (Its probabilities sum to 1 already, so Z(x) is 1.) Every policy is the best
+# one for its own implicit rewards.
+#
+# It remains to find the policy whose implicit rewards explain the pairs. For this we assume, with
+# Bradley and Terry (1952), that a preference depends on the difference of two rewards:
+#
+#     p(chosen is preferred to rejected) = sigmoid(reward(chosen) - reward(rejected))       (eq. 1)
+#
+# This is 0.5 for equal rewards, and near 1 if the first is much larger. With the implicit rewards,
+# the difference is beta * margin:
+#
+#     margin = log_ratio(chosen) - log_ratio(rejected)
+#     p(chosen is preferred to rejected) = sigmoid(beta * margin)                           (eq. 6)
+#
+# The loss is minus the logarithm of this probability.
+#
+# Do the implicit rewards have to be the true ones? No. Take the policy that is best for the true
+# rewards. By eq. 5, its implicit rewards differ from the true ones by beta * log Z(x) alone. Both
+# names of a pair have the same prompt x, so this term cancels in the difference. This policy
+# explains the pairs as well as the true rewards do.
 
 
 def minus_log_sigmoid(x):
-    """-log(1 / (1 + exp(-x))) = max(-x, 0) + log(1 + exp(-|x|)): exp() never overflows.
+    """-log(sigmoid(x)) = -log(1 / (1 + exp(-x))), of a Value x.
 
-    At x = 0, where every policy starts, max(-x, 0) and |x| have kinks, which have to cancel. |x| as
-    x + 2 max(-x, 0) leaves the true slope, -1/2; as relu(x) + relu(-x), it would be 0: no training.
+    It is one operation, for which we give the derivative ourselves.
+
+    The loss is log(1 + exp(-x)), and its derivative is -exp(-x) / (1 + exp(-x)). If x is negative
+    and large, exp(-x) overflows. So both are written with exp(x) there, which gives the same
+    numbers: the loss is -x + log(1 + exp(x)), and its derivative is -1 / (1 + exp(x)).
     """
-    below = relu(-x)
-    return below + log(1.0 + exp(-(x + below + below)))
+    if x.data > 0:
+        e = math.exp(-x.data)
+        loss = math.log1p(e)  # log1p(e) is log(1 + e)
+        derivative = -e / (1 + e)
+    else:
+        e = math.exp(x.data)
+        loss = -x.data + math.log1p(e)
+        derivative = -1 / (1 + e)
+    return Value(loss, (x,), (derivative,))
 
 
-def log_ratios(policy, reference, pair):
-    """log(pi(y|x) / ref(y|x)) of the chosen y and of the rejected one: eq. 5 without beta and Z."""
-    return [log_prob(policy, tokens) - log_prob(reference, tokens) for tokens in pair]
+def dpo_loss(policy, reference, chosen, rejected, beta):
+    """-log sigmoid(beta * margin) of one pair, in nats (eq. 7).
 
+    Its gradient pushes the chosen name up and the rejected one down, both with the strength
+    beta * (1 - sigmoid(beta * margin)). With beta = 0.5:
 
-def dpo_loss(chosen, rejected, beta):
-    """-log p(chosen over rejected) in nats, from their log ratios (eq. 7). A guess costs log 2.
+        margin     loss     strength
+            -6     3.049    0.476      the pair is ranked the wrong way: the strongest push
+             0     0.693    0.250      undecided, as every pair is before training
+             6     0.049    0.024      ranked the right way by far: hardly any push is left
 
-    With the margin m = chosen - rejected, the gradient is -beta sigmoid(-beta m) times
-    (grad log pi(chosen) - grad log pi(rejected)): one up, one down, as hard as the pair is still
-    wrong. Beta sets how soon the push weakens: once m is a few times 1 / beta.
+    How is beta a price here? What makes the push fade is a large beta * margin. A large beta needs
+    only a small margin for it, so the policy is soon content near the reference. The push never
+    ends, though, if no pair contradicts the others, as here. Margins then grow with every step, and
+    policies can only be compared after the same number of steps.
     """
-    return minus_log_sigmoid(beta * (chosen - rejected))
+    margin = log_ratio(policy, reference, chosen) - log_ratio(policy, reference, rejected)
+    return minus_log_sigmoid(beta * margin)
 
 
 def train_dpo(policy, reference, pairs, beta):
-    """Train the policy in place, a new pair a step; yield the loss, as it was before the step.
+    """Train the policy in place, one pair per step. Yield the loss before each step.
 
-    Only the margin counts: both log ratios may fall, if the rejected one's falls faster; Llama 3
-    (Dubey et al. 2024) adds the chosen one's likelihood. The push weakens, but never stops: where a
-    rule decides every pair, a free policy's optimum gives rejected ones probability 0, whatever
-    beta (Azar et al. 2023). The number of steps, too, ties the policy to the reference.
+    All names share the parameters of the policy. So a pair also moves names that are not in it, and
+    a chosen name can become less probable in the course of training. The loss does not mind, as
+    long as the rejected name falls faster. To prevent it, Llama 3 adds the log probability of the
+    chosen name to what is maximized (Dubey et al. 2024).
     """
     params = [p for matrix in policy.values() for row in matrix for p in row]
-    m, v = [0.0] * len(params), [0.0] * len(params)
-    for step, pair in enumerate(pairs, 1):
-        loss = dpo_loss(*log_ratios(policy, reference, pair), beta)
-        loss.backward()  # into the policy alone: the reference is floats
-        # Adam divides by the gradient's size: unlike with SGD, beta acts by sigmoid(-beta m) alone.
+    m = [0.0] * len(params)
+    v = [0.0] * len(params)
+    for step, (chosen, rejected) in enumerate(pairs, 1):
+        loss = dpo_loss(policy, reference, chosen, rejected, beta)
+        loss.backward()  # reaches the policy alone, because the reference is made of floats
         adam_step(params, m, v, step, dpo_learning_rate)
         yield loss.data
 
 
-# === INFERENCE: judge a model by what it writes, and by what it would rather write ===
+def train_sft(policy, pairs):
+    """The obvious rival: train on the chosen names as on any names, and ignore the rejected ones.
+
+    This is called supervised fine-tuning (SFT). It has as many steps as train_dpo(), with the same
+    optimizer and learning rate. Yields the loss before each step. Its preferred rate and its KL
+    divergence are both smaller than with beta = 0.5, so the run does not tell which way is better.
+    """
+    params = [p for matrix in policy.values() for row in matrix for p in row]
+    m = [0.0] * len(params)
+    v = [0.0] * len(params)
+    for step, (chosen, _) in enumerate(pairs, 1):
+        loss = name_loss(policy, chosen)
+        loss.backward()
+        adam_step(params, m, v, step, dpo_learning_rate)
+        yield loss.data
+
+
+# === JUDGING: what the models write, and how far they have moved ===
+def complete(model, prompt):
+    """Write a name that begins with the token `prompt`. Return all of its tokens.
+
+    The last token is a boundary, unless the name was cut off at the end of the context.
+    """
+    boundary = len(model["wte"]) - 1  # the last row of the token embeddings
+    tokens = [boundary, prompt]
+    cache = {}
+    gpt(model, boundary, 0, cache)  # reads the boundary; what follows it is given
+    while len(tokens) <= block_size and tokens[-1] != boundary:  # the model can read block_size
+        logits = gpt(model, tokens[-1], len(tokens) - 1, cache)
+        probs = softmax(logits)
+        tokens.append(random.choices(range(len(probs)), weights=probs)[0])
+    return tokens
+
+
+def kl_divergence(probs, ref_probs):
+    """KL(p || q) = sum of p_i * log(p_i / q_i), in nats, added up over the positions of one name.
+
+    probs and ref_probs are [positions][vocab_size], with the rows p and q. The average of this over
+    names that the policy wrote estimates the KL divergence of its completions from those of the
+    reference, because the divergence of a sequence is a sum over its tokens.
+    """
+    total = 0.0
+    for p, q in zip(probs, ref_probs, strict=True):
+        total += math.fsum(p_i * (log(p_i) - log(q_i)) for p_i, q_i in zip(p, q))
+    return total
+
+
 def judge(model, reference, prompts, chars):
-    """One completion of each prompt: the names, and what would tell a cheat, as a dict."""
-    samples = [complete(model, prompt) for prompt in prompts]
-    names = [spell(tokens, chars) for tokens in samples]
-    kls = [
-        kl_divergence(completion_probs(model, t), completion_probs(reference, t)) for t in samples
-    ]
-    return names, {
-        "preferred_rate": mean([is_preferred(tokens, chars) for tokens in samples]),
-        "mean_length": mean([len(name) for name in names]),
+    """Let a model of floats complete each prompt. Return the names, and figures about them.
+
+    The figures are {"preferred_rate": share of preferred names, "unique_share": share of different
+    names, "mean_length": letters per name, "kl": mean KL divergence from the reference, per name}.
+    """
+    names = []
+    preferred = []
+    kls = []
+    for prompt in prompts:
+        tokens = complete(model, prompt)
+        names.append(spell(tokens, chars))
+        preferred.append(is_preferred(tokens, chars))
+        probs = completion_probs(model, tokens)
+        kls.append(kl_divergence(probs, completion_probs(reference, tokens)))
+    figures = {
+        "preferred_rate": mean(preferred),
         "unique_share": len(set(names)) / len(names),
-        "kl": mean(kls),  # nats per name that the model has moved away from the reference
+        "mean_length": mean([len(name) for name in names]),
+        "kl": mean(kls),
     }
+    return names, figures
 
 
 def judge_pairs(policy, reference, pairs):
-    """How often the chosen one is ahead, and mean log ratios of chosen and rejected, as a dict.
+    """How a policy of floats ranks pairs: {"accuracy", "chosen_log_ratio", "rejected_log_ratio"}.
 
-    pair_accuracy is by the margin, 0 at the base for any pair; ranking_accuracy by the likelihood.
+    Accuracy is the share of pairs in which the chosen name has the larger log ratio. The others are
+    means over the pairs.
     """
-    ratios = [log_ratios(policy, reference, pair) for pair in pairs]
+    chosen_ratios = [log_ratio(policy, reference, chosen) for chosen, _ in pairs]
+    rejected_ratios = [log_ratio(policy, reference, rejected) for _, rejected in pairs]
     return {
-        "pair_accuracy": mean([c > r for c, r in ratios]),
-        "ranking_accuracy": mean([log_prob(policy, c) > log_prob(policy, r) for c, r in pairs]),
-        "chosen_log_ratio": mean([c for c, _ in ratios]),
-        "rejected_log_ratio": mean([r for _, r in ratios]),
+        "accuracy": mean([a > b for a, b in zip(chosen_ratios, rejected_ratios)]),
+        "chosen_log_ratio": mean(chosen_ratios),
+        "rejected_log_ratio": mean(rejected_ratios),
     }
 
 
-def least_kl(rate, base_rate):
-    """The least KL, in nats, of a policy with this preferred rate: that of yes and no alone."""
-    return kl_divergence([[rate, 1 - rate]], [[base_rate, 1 - base_rate]])
+def watch_training(reference, pairs, beta):
+    """Train a policy with DPO, and show its progress. Return the losses and the copies kept.
+
+    The copies are {step: policy of floats}: the start, every watch_every steps, and the end.
+    """
+    policy = as_values(reference)
+    losses = []
+    copies = {0: reference}
+    started = time.perf_counter()
+    for step, loss in enumerate(train_dpo(policy, reference, pairs, beta), 1):
+        losses.append(loss)
+        show_progress(step, len(pairs), loss, started)
+        if step % watch_every == 0 or step == len(pairs):
+            copies[step] = as_floats(policy)
+    return losses, copies
 
 
-# === OUTPUT: progress, drawings, results ===
-def show_progress(step, num_steps, loss, started):
-    """Rewrite one line on a terminal; in a pipe, print the first steps and every tenth of them."""
-    spent = time.perf_counter() - started
-    left = spent * (num_steps / step - 1)
-    line = f"step {step:4d}/{num_steps}  loss {loss:.5f}  {spent:5.1f} s, {left:5.1f} s left"
-    if os.isatty(1):  # somebody watches
-        print(f"\r{line} ", end="\n" if step == num_steps else "")
-    elif step <= 3 or step % max(1, num_steps // 10) == 0:
-        print(line)
+def judge_models(models, reference, prompts, chars):
+    """Judge several models {title: model}. Return {title: names} and {title: figures}."""
+    samples = {}
+    figures = {}
+    for title, model in models.items():
+        samples[title], figures[title] = judge(model, reference, prompts, chars)
+    return samples, figures
 
 
-def mean(values):
-    return math.fsum(values) / len(values)  # fsum rounds once, so alike on every Python
-
-
-def show_figures(titles, columns):
-    """Print dicts of figures side by side, a line for each figure."""
-    print("\n" + " " * 22 + "".join(f"{title:>10}" for title in titles))
-    for key in columns[0]:
-        print(f"{key:<22}" + "".join(f"{figures[key]:10.3f}" for figures in columns))
-
-
-def show_names(titles, *columns):
-    """Print the first names of some lists side by side, vowels in capitals for the eye."""
-    capitals = str.maketrans(vowels, vowels.upper())
-    print("\n" + "".join(f"{title:<12}" for title in titles).rstrip())
-    for names in list(zip(*columns))[:8]:
-        print("".join(f"{name.translate(capitals):<12}" for name in names).rstrip())
-
-
-def print_results(rows):
-    """Print the results, one a line: name, value, and the bound that the tests hold it to."""
-    print("\n=== results ===")
-    for name, value, criterion in rows:
-        value = f"{value:.4f}" if isinstance(value, float) else value
-        print(f"{name:<26}{value:<9}{criterion}".rstrip())
-
-
-def result_rows(losses, kls, base, low, dpo, high):
-    """Rows for print_results(): of the middle beta, with the base's figure before it if not 0."""
-    bounds = {"pair_accuracy": "> 0.9", "preferred_rate": f"> {base['preferred_rate'] + 0.1:.4f}"}
-    rows = [("training_pairs", len(losses), "")]
-    rows.append(("dpo_loss_first", losses[0], f"== {math.log(2):.4f}"))
-    rows.append(("dpo_loss_last_50", mean(losses[-50:]), "< 0.35"))
-    for key, value in dpo.items():
-        if base[key]:  # its margins, log ratios and KL, from itself, are 0
-            rows.append((f"base_{key}", base[key], ""))
-        rows.append((key, value, bounds.get(key, "")))
-    rows.append(("kl_halfway", kls[len(kls) // 2 - 1], f"< {kls[-1] - 0.1:.4f}"))
-    rows.append(("kl_low_beta", low["kl"], f"> {dpo['kl'] + 0.2:.4f}"))
-    rows.append(("kl_high_beta", high["kl"], f"< {dpo['kl'] - 0.2:.4f}"))
-    return rows
+def judge_copies(copies, reference, pairs, prompts, chars):
+    """Judge the copies of a policy that were kept along training: {step: figures}."""
+    progress = {}
+    for step, policy in copies.items():
+        _, figures = judge(policy, reference, prompts[:num_watch_prompts], chars)
+        progress[step] = {**figures, **judge_pairs(policy, reference, pairs)}
+    return progress
 
 
 # === MAIN ===
 def main():
     started = time.perf_counter()
     random.seed(42)
-    names = [name for name in dict.fromkeys(load_names()) if len(name) < block_size]
-    random.shuffle(names)
-    chars = sorted(set("".join(names)))  # the boundary is one more token
-    base_names, others = names[:num_steps], names[num_steps:]
-    pair_names, heldout = others[:num_pair_names], others[num_pair_names:]
+
+    names = load_names()
+    chars = sorted(set("".join(names)))
+    base_names, pair_names, heldout = split_names(names)
     prompts = [chars.index(name[0]) for name in heldout[:num_prompts]]
-    model = init_model(len(chars) + 1)
-    print(f"The base model, on {len(base_names)} names:")
-    for step, loss in enumerate(train(model, base_names, chars), 1):
-        show_progress(step, num_steps, loss, started)
-    base = as_floats(model)  # from here on frozen: the reference of every policy
-    invented, figures = judge(base, base, prompts, chars)
+    print(f"Training the base model on {len(base_names)} names:")
+    model = as_values(init_model(len(chars) + 1, n_embd))
+    show_training(train(model, base_names, chars), num_steps)
+    reference = as_floats(model)  # frozen from here on
+    base_samples, base = judge(reference, reference, prompts, chars)
+
     pairs = make_pairs(pair_names, chars)[:dpo_steps]
-    heldout_pairs = make_pairs(heldout, chars)[:num_probes]
-    columns, samples = [judge_pairs(base, base, heldout_pairs) | figures], [invented]
-    sides = [[spell(tokens, chars) for tokens in side] for side in zip(*pairs)]
-    print(f"\n{len(pairs)} pairs to train on, {len(heldout_pairs)} held out; vowels in capitals:")
-    show_names(("chosen", "rejected"), *sides)
-    print("".join(f"{mean([*map(len, side)]):<12.2f}" for side in sides) + "mean length of all")
-    losses, kls = {beta: [] for beta in betas}, []
+    heldout_pairs = make_pairs(heldout, chars)[:num_heldout_pairs]
+    show_pairs(pairs, chars)
+    show_loss("One held-out pair before training", reference, reference, heldout_pairs[0], chars)
+
+    # One policy per beta, and the rival. All start as the reference and see the same pairs.
+    losses = {}
+    copies = {}
     for beta in betas:
-        print(f"\nFrom the base model to a policy, beta {beta}:")
-        began = time.perf_counter()
-        model = {key: [[Value(w) for w in row] for row in rows] for key, rows in base.items()}
-        for step, loss in enumerate(train_dpo(model, base, pairs, beta), 1):
-            losses[beta].append(loss)
-            show_progress(step, dpo_steps, loss, began)
-            if beta == betas[1] and step % (dpo_steps // 4) == 0:
-                kls.append(judge(as_floats(model), base, prompts[:num_probes], chars)[1]["kl"])
-        policy = as_floats(model)
-        invented, figures = judge(policy, base, prompts, chars)
-        columns.append(judge_pairs(policy, base, heldout_pairs) | figures)
-        samples.append(invented)
-    for figures in columns:
-        figures["kl_least"] = least_kl(figures["preferred_rate"], columns[0]["preferred_rate"])
-    print(f"\nKL along the training with beta {betas[1]}, of {num_probes} completions:")
-    for i, kl in enumerate(kls, 1):
-        print(f"{i * dpo_steps // 4:4d} steps{kl:8.3f}  {'*' * round(30 * kl)}")
-    titles = ["base", *(f"beta {beta}" for beta in betas)]
-    show_figures(titles, columns)
-    show_names(titles, *samples)
-    rows = result_rows(losses[betas[1]], kls, *columns)
-    print_results([*rows, ("runtime_seconds", time.perf_counter() - started, "< 420")])
+        print(f"\nTraining a policy with beta {beta}:")
+        losses[beta], copies[beta] = watch_training(reference, pairs, beta)
+    print("\nSupervised fine-tuning (SFT) on the chosen names alone:")
+    rival = as_values(reference)
+    show_training(train_sft(rival, pairs), len(pairs))
+
+    # How did the policy get where it is? Its KL divergence grows along training.
+    policy = copies[main_beta][len(pairs)]
+    show_loss("The same pair after training", policy, reference, heldout_pairs[0], chars)
+    progress = judge_copies(copies[main_beta], reference, heldout_pairs, prompts, chars)
+    show_progress_of(progress)
+
+    # What does each model write, how often is it preferred, and how far has the model moved?
+    models = {f"beta {beta}": copies[beta][len(pairs)] for beta in betas}
+    models["SFT"] = as_floats(rival)
+    samples, figures = judge_models(models, reference, prompts, chars)
+    show_models({"base": base_samples, **samples}, {"base": base, **figures})
+    dpo = figures[f"beta {main_beta}"]
+
+    print_results(
+        [
+            ("dpo_loss_first", losses[main_beta][0], f"== {math.log(2):.4f}"),
+            ("dpo_loss_last_50", mean(losses[main_beta][-50:]), "< 0.35"),
+            ("pair_accuracy", progress[len(pairs)]["accuracy"], "> 0.9"),
+            ("base_preferred_rate", base["preferred_rate"], ""),
+            ("sft_preferred_rate", figures["SFT"]["preferred_rate"], ""),
+            ("preferred_rate", dpo["preferred_rate"], "> 0.5"),
+            ("preferred_gain", dpo["preferred_rate"] - base["preferred_rate"], "> 0.1"),
+            ("unique_share", dpo["unique_share"], "> 0.9"),
+            ("mean_length", dpo["mean_length"], ""),
+            ("kl_halfway", progress[len(pairs) // 2]["kl"], f"< {dpo['kl'] - 0.1:.4f}"),
+            ("kl", dpo["kl"], ""),
+            ("kl_low_beta", figures[f"beta {betas[0]}"]["kl"], f"> {dpo['kl'] + 0.2:.4f}"),
+            ("kl_high_beta", figures[f"beta {betas[-1]}"]["kl"], f"< {dpo['kl'] - 0.2:.4f}"),
+            ("runtime_seconds", time.perf_counter() - started, "< 420"),
+        ]
+    )
+
+
+# === DRAWING: nothing below is needed to understand the algorithm ===
+def show_pairs(pairs, chars):
+    """Print some of the pairs to train on."""
+    print(f"\n{len(pairs)} pairs to train on. Vowels are in capitals:")
+    show_names(["chosen", "rejected"], [[spell(name, chars) for name in pair] for pair in pairs])
+
+
+def show_loss(title, policy, reference, pair, chars):
+    """Print how the loss of one pair comes about."""
+    print(f"\n{title}, with beta {main_beta}:")
+    print("name      log p, policy   log p, reference   log ratio")
+    ratios = []
+    for tokens in pair:
+        p = log_prob(policy, tokens)
+        ref = log_prob(reference, tokens)
+        ratios.append(p - ref)
+        print(f"{spell(tokens, chars):<10}{p:13.3f}{ref:19.3f}{p - ref:12.3f}")
+    margin = ratios[0] - ratios[1]
+    loss = minus_log_sigmoid(Value(main_beta * margin)).data
+    print(
+        f"margin {margin:.3f}, so the loss is -log sigmoid({main_beta * margin:.3f}) = {loss:.3f}"
+    )
+
+
+def show_progress_of(progress):
+    """Print a line for each copy of the policy that was kept during training."""
+    print(f"\nAlong training with beta {main_beta}, on held-out pairs and on names it writes:")
+    print("step   log ratio of chosen   of rejected   preferred   KL to the reference")
+    for step, figures in progress.items():
+        print(
+            f"{step:4}{figures['chosen_log_ratio']:22.3f}{figures['rejected_log_ratio']:14.3f}"
+            f"{figures['preferred_rate']:12.3f}{figures['kl']:12.3f} "
+            f"{'#' * round(20 * figures['kl'])}".rstrip()
+        )
+
+
+def show_models(samples, figures):
+    """Print a line per model, then some of the names that each wrote."""
+    print(f"\nWhat {num_prompts} names of each model are like:")
+    print("             preferred  different  mean length  KL to the reference")
+    for title, row in figures.items():
+        print(
+            f"{title:12}{row['preferred_rate']:10.3f}{row['unique_share']:11.3f}"
+            f"{row['mean_length']:13.2f}{row['kl']:12.3f}"
+        )
+    print()
+    show_names(list(samples), list(zip(*samples.values())))
+
+
+def show_names(titles, rows):
+    """Print the first eight rows of names in columns. Vowels are in capitals for the eye."""
+    capitals = str.maketrans(vowels, vowels.upper())
+    print("".join(f"{title:<13}" for title in titles).rstrip())
+    for names in rows[:8]:
+        print("".join(f"{name.translate(capitals):<13}" for name in names).rstrip())
+
+
+# === REPEATED from microgpt.py, word for word ===
+def encode(name, chars):
+    """The tokens of a name: the numbers of its letters, with a boundary in front and behind.
+
+    The token of a letter is its place in chars, and the boundary is the number after the last of
+    them. With chars a to z, "anna" becomes
+
+        [26, 0, 13, 13, 0, 26]        boundary a n n a boundary
+
+    Raises ValueError if a letter of the name is not in chars.
+    """
+    boundary = len(chars)
+    return [boundary, *[chars.index(letter) for letter in name], boundary]
+
+
+def spell(tokens, chars):
+    """The letters of the tokens, without boundaries: [26, 0, 13, 13, 0, 26] -> "anna"."""
+    return "".join(chars[token] for token in tokens if token < len(chars))
+
+
+class Value:
+    """A number, the numbers it was computed from, and how strongly it depends on each of them.
+
+    Take loss = (a * b + a) ** 2 with a = 2 and b = 3. Every operation makes a new Value:
+
+        product = a * b = 6        total = product + a = 8        loss = total ** 2 = 64
+
+    Each of them keeps its inputs, and the derivative of its own operation by each input. These are
+    called local gradients:
+
+        product: by a it is b = 3, by b it is a = 2
+        total: by product it is 1, by a it is 1
+        loss: by total it is 2 * total = 16
+
+    The Values and their inputs form a graph. backward() goes through it from the loss back to a and
+    b, and combines the local gradients by the chain rule.
+    """
+
+    __slots__ = ("data", "grad", "_inputs", "_local_grads", "_order")
+    _created = itertools.count()
+
+    def __init__(self, data, inputs=(), local_grads=()):
+        self.data = data  # the number itself
+        self.grad = 0.0  # d(loss)/d(self), once loss.backward() has been called
+        self._inputs = inputs  # the Values that it was computed from
+        self._local_grads = local_grads  # d(self)/d(input), a float for each input
+        self._order = next(Value._created)  # 0 for the first Value ever made, then 1, 2, ...
+
+    def __add__(self, other):
+        # d(a + b)/da = 1        d(a + b)/db = 1
+        other = other if isinstance(other, Value) else Value(other)
+        return Value(self.data + other.data, (self, other), (1.0, 1.0))
+
+    def __mul__(self, other):
+        # d(a * b)/da = b        d(a * b)/db = a
+        other = other if isinstance(other, Value) else Value(other)
+        return Value(self.data * other.data, (self, other), (other.data, self.data))
+
+    def __pow__(self, k):
+        # d(a ** k)/da = k * a ** (k - 1)        k is a plain number
+        local_grad = k * self.data ** (k - 1)
+        result = math.pow(self.data, k)  # an error where ** would become a complex number
+        return Value(result, (self,), (local_grad,))
+
+    def exp(self):
+        # d(exp(a))/da = exp(a)
+        result = math.exp(self.data)
+        return Value(result, (self,), (result,))
+
+    def log(self):
+        # d(log(a))/da = 1 / a        a is a probability; log(0) does not exist, so a < 1e-10 counts
+        # as 1e-10
+        clipped = max(self.data, 1e-10)
+        return Value(math.log(clipped), (self,), (1 / clipped,))
+
+    def tanh(self):
+        # d(tanh(a))/da = 1 - tanh(a) ** 2
+        result = math.tanh(self.data)
+        return Value(result, (self,), (1 - result * result,))
+
+    def relu(self):
+        # d(relu(a))/da = 1 if a > 0, else 0
+        local_grad = 1.0 if self.data > 0 else 0.0
+        return Value(max(0.0, self.data), (self,), (local_grad,))
+
+    # The other operators are made of those above. The ones that start with r are for a plain
+    # number on the left: 2.0 - a calls a.__rsub__(2.0).
+    def __neg__(self):
+        return self * -1.0
+
+    def __sub__(self, other):
+        return self + -other
+
+    def __truediv__(self, other):
+        return self * other**-1
+
+    def __radd__(self, other):
+        return self + other
+
+    def __rmul__(self, other):
+        return self * other
+
+    def __rsub__(self, other):
+        return -self + other
+
+    def __rtruediv__(self, other):
+        return self**-1 * other
+
+    def __rpow__(self, base):
+        # base ** a = exp(a * log(base))
+        return (self * math.log(base)).exp()
+
+    def backward(self):
+        """Add d(self)/d(x) to x.grad, for every Value x that self was computed from.
+
+        The chain rule: if x is an input of several nodes of the graph, each of them contributes its
+        own gradient times its local gradient by x. In the example of the class, a is an input of
+        product and of total:
+
+            total.grad = 16        product.grad = 16 * 1 = 16
+            a.grad = 16 * 3 (by way of product) + 16 * 1 (by way of total) = 64
+
+        The graph is used up: a second backward() through a part of it raises AttributeError.
+        """
+        # Collect self and the Values below it. The list grows while the loop walks along it. A
+        # Value without inputs, such as a parameter, has nothing to pass on, so it is left out.
+        nodes = [self]
+        seen = {self}
+        for node in nodes:
+            for x in node._inputs:
+                if x._inputs and x not in seen:
+                    seen.add(x)
+                    nodes.append(x)
+        # A node may pass its gradient on only when the gradient is complete. Everything that was
+        # computed from a node is newer than the node. So the newest node goes first.
+        nodes.sort(key=lambda node: node._order, reverse=True)
+        self.grad = 1.0  # d(self)/d(self)
+        for node in nodes:
+            for x, local_grad in zip(node._inputs, node._local_grads):
+                x.grad += node.grad * local_grad
+            del node._inputs, node._local_grads  # frees their memory, as they are not needed again
+
+
+# --- AUTOGRAD DIFFERENCES IN THIS SCRIPT ---
+# None. This is the engine of microgpt and of docs/autograd-interface.md.
+
+
+# Training needs Values. A trained model only has to be asked, and needs no gradient: its numbers
+# are floats, which is much faster. The functions below take both.
+def exp(x):
+    """e to the power of x, a Value or a float."""
+    return x.exp() if isinstance(x, Value) else math.exp(x)
+
+
+def log(x):
+    """The natural logarithm of a probability, a Value or a float. x < 1e-10 counts as 1e-10."""
+    return x.log() if isinstance(x, Value) else math.log(max(x, 1e-10))
+
+
+def relu(x):
+    """x if it is positive, else 0. x is a Value or a float."""
+    return x.relu() if isinstance(x, Value) else max(0.0, x)
+
+
+def floats(xs):
+    """The numbers in a list of Values, without their history. A list of floats stays as it is."""
+    if xs and isinstance(xs[0], Value):
+        return [x.data for x in xs]
+    return xs
+
+
+def dot(a, b):
+    """a[0] * b[0] + a[1] * b[1] + ..., as one node of the graph.
+
+    A GPT consists mostly of dot products. With 16 numbers in a and b, * and + would make 31 nodes,
+    which all have to be created and walked through. One node is enough, because the derivatives
+    are known. With s = dot(a, b):
+
+        ds/da[i] = b[i]        ds/db[i] = a[i]
+
+    Tensor libraries go further in the same direction: there, a whole matrix product is one node.
+
+    a and b are each a list of Values or a list of floats. The result is a Value if one of them
+    holds Values, else a float. Raises ValueError if the lengths differ.
+    """
+    xs = floats(a)
+    ys = floats(b)
+    total = 0.0  # in a loop, because the built-in sum() rounds differently from Python 3.12 on
+    for x, y in zip(xs, ys, strict=True):
+        total += x * y
+    inputs = []
+    local_grads = []
+    if a and isinstance(a[0], Value):
+        inputs += a
+        local_grads += ys
+    if b and isinstance(b[0], Value):
+        inputs += b
+        local_grads += xs
+    return Value(total, inputs, local_grads) if inputs else total
+
+
+def init_model(vocab_size, n_embd):
+    """The parameters {name: matrix}, random floats near 0. A matrix is a list of rows.
+
+        wte      [vocab_size][n_embd]    token embedding: one vector per token
+        wpe      [block_size][n_embd]    position embedding: one vector per position
+        lm_head  [vocab_size][n_embd]    from the final vector to one score per token
+        attn_wq, attn_wk, attn_wv, attn_wo  [n_embd][n_embd]       query, key, value, output
+        mlp_fc1  [4 * n_embd][n_embd]    the two matrices of the MLP
+        mlp_fc2  [n_embd][4 * n_embd]
+
+    The last six exist once per layer. MLP is short for multi-layer perceptron. A matrix of shape
+    [n_out][n_in] takes a vector of n_in numbers to one of n_out. The numbers are drawn from a
+    Gaussian with standard deviation 0.08, in the order of Karpathy's microgpt. (n_embd is an
+    argument because other scripts make models of several widths.)
+    """
+    shapes = {
+        "wte": (vocab_size, n_embd),
+        "wpe": (block_size, n_embd),
+        "lm_head": (vocab_size, n_embd),
+    }
+    for layer in range(n_layer):
+        shapes[f"layer{layer}.attn_wq"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.attn_wk"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.attn_wv"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.attn_wo"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.mlp_fc1"] = (4 * n_embd, n_embd)
+        shapes[f"layer{layer}.mlp_fc2"] = (n_embd, 4 * n_embd)
+    model = {}
+    for name, (rows, columns) in shapes.items():
+        model[name] = [[random.gauss(0, 0.08) for _ in range(columns)] for _ in range(rows)]
+    return model
+
+
+def as_values(model):
+    """A copy of a model in which every number is a Value, so that it can be trained."""
+    return {name: [[Value(x) for x in row] for row in matrix] for name, matrix in model.items()}
+
+
+def as_floats(model):
+    """A copy of a model in which every number is a float, so that it is frozen and fast."""
+    return {name: [floats(row) for row in matrix] for name, matrix in model.items()}
+
+
+def linear(x, matrix):
+    """Multiply a matrix [n_out][n_in] with a vector x [n_in]. Return [n_out].
+
+    Each row is compared with x: output i is the dot product of row i and x.
+    """
+    return [dot(row, x) for row in matrix]
+
+
+def softmax(logits):
+    """Turn scores [n] into probabilities [n]: exp(score), divided by the sum of all exp(score).
+
+    The probabilities are positive and sum to 1. Adding the same number to all scores does not
+    change them. So the largest score is subtracted first, and exp() never sees a number above 0,
+    which could overflow.
+    """
+    largest = max(floats(logits))
+    exps = [exp(x - largest) for x in logits]
+    total = dot(exps, [1.0] * len(exps))  # their sum, as one node
+    inverse = total**-1
+    return [e * inverse for e in exps]
+
+
+def rmsnorm(x):
+    """Rescale a vector [n] so that the mean of its squares is 1 (Zhang & Sennrich 2019, eq. 4).
+
+    Whatever the layers before have added up, the next one then meets numbers of the usual size. The
+    1e-5 keeps the division finite if all numbers are 0. The learned factors of the paper are left
+    out.
+    """
+    mean_square = dot(x, x) * (1 / len(x))
+    scale = (mean_square + 1e-5) ** -0.5
+    return [xi * scale for xi in x]
+
+
+def attention_weights(q, keys):
+    """How much each position is to be read: softmax(q . k / sqrt(d)) over the keys k.
+
+    q [d] is the query of one position, and keys [t][d] has one key for each position up to this
+    one. Returns [t]: one weight per position, positive, with sum 1.
+
+    Why sqrt(d): the dot product of two vectors is a sum of d products. If these are like random
+    numbers around 0, its typical size grows as sqrt(d). Large models have d = 64 or more. Without
+    the division, a softmax of such large scores would give nearly all weight to one position, and
+    nearly no gradient would reach the others.
+    """
+    scores = [dot(q, key) * len(q) ** -0.5 for key in keys]
+    return softmax(scores)
+
+
+def attend(q, keys, values):
+    """One attention head at one position: softmax(q K^T / sqrt(d)) V (Vaswani et al. 2017, eq. 1).
+
+    The result [d] is an average of the values [t][d]. A position counts the more, the better its
+    key matches the query. For example, with two positions and d = 4:
+
+        q . key of the positions    2.2 and 0
+        divided by sqrt(4)          1.1 and 0
+        softmax                     0.75 and 0.25
+        result                      0.75 * value of the first + 0.25 * value of the second
+    """
+    weights = attention_weights(q, keys)
+    # zip(*values) yields the columns of values: the first number of every position, and so on.
+    return [dot(weights, column) for column in zip(*values)]
+
+
+def embed(model, token, position):
+    """The vector [n_embd] that a position starts with: which token it has, and where it stands.
+
+    Attention by itself would not know the order of the letters. The position embedding tells it.
+    """
+    tok_emb = model["wte"][token]
+    pos_emb = model["wpe"][position]
+    return rmsnorm([t + p for t, p in zip(tok_emb, pos_emb)])
+
+
+def gpt(model, token, position, cache):
+    """The scores (logits) [vocab_size] of what may follow `token`, which stands at `position`.
+
+    The model reads one token per call. `cache` is {} at the start of a name. For each layer, it
+    holds a list of keys and a list of values, {layer: (keys, values)}, with one of each for every
+    position that was read. A call appends those of its own position, and attention reads all that
+    are there. No position can look ahead, because what comes later is not there yet.
+
+    In training the cache holds Values. So the loss at a later position also reaches what was
+    computed for the earlier ones.
+    """
+    x = embed(model, token, position)  # [n_embd]: what this position knows so far
+    head_size = len(x) // n_head
+    for layer in range(n_layer):
+        # Attention: the position collects information from itself and the positions before it.
+        h = rmsnorm(x)
+        query = linear(h, model[f"layer{layer}.attn_wq"])  # what this position looks for
+        key = linear(h, model[f"layer{layer}.attn_wk"])  # what it can be found by
+        value = linear(h, model[f"layer{layer}.attn_wv"])  # what it hands over when it is found
+        if layer not in cache:
+            cache[layer] = ([], [])
+        keys, values = cache[layer]
+        keys.append(key)
+        values.append(value)
+        # One head can only make one average of the past. Several heads, each with a share of the
+        # numbers in query, key and value, can look for several things at once.
+        heads = []
+        for start in range(0, len(x), head_size):
+            part = slice(start, start + head_size)
+            part_keys = [key[part] for key in keys]
+            part_values = [value[part] for value in values]
+            heads.extend(attend(query[part], part_keys, part_values))
+        attended = linear(heads, model[f"layer{layer}.attn_wo"])  # mixes what the heads found
+        # x + f(x): a layer adds to x and does not replace it. So what x knew is kept, and gradients
+        # have a direct way back to the first layer.
+        x = [xi + ai for xi, ai in zip(x, attended)]
+
+        # MLP: attention only averages. Here the position computes something new from what it has
+        # collected, by itself. Without relu() between them, two matrices would do no more than one.
+        h = rmsnorm(x)
+        hidden = [relu(u) for u in linear(h, model[f"layer{layer}.mlp_fc1"])]  # [4 * n_embd]
+        computed = linear(hidden, model[f"layer{layer}.mlp_fc2"])
+        x = [xi + ci for xi, ci in zip(x, computed)]
+    return linear(x, model["lm_head"])
+
+
+def name_loss(model, tokens):
+    """The mean of -log p(next token) over one name. It is called cross-entropy.
+
+    The probability of a name is the product of the probabilities of its tokens, each given those
+    before. The logarithm makes a sum of this product. The natural logarithm measures it in nats: 0
+    if every token was predicted with probability 1, and log(27) = 3.30 for a blind guess among 27.
+    Tokens beyond the context of block_size are left out.
+    """
+    num_predictions = min(block_size, len(tokens) - 1)
+    cache = {}
+    total = 0.0
+    for position in range(num_predictions):
+        logits = gpt(model, tokens[position], position, cache)
+        probs = softmax(logits)
+        total = total - log(probs[tokens[position + 1]])
+    return total * (1 / num_predictions)
+
+
+def adam_step(params, m, v, step, rate):
+    """Move each parameter against its average gradient, in place. Set the gradients back to 0.
+
+    This is Adam (Kingma & Ba 2015, algorithm 1), with step = 1, 2, ... For each parameter, m is a
+    running average of its gradient, and v of its squared gradient. Dividing by the root of v takes
+    the size of the gradients out: if all of them were ten times as large, the steps would be the
+    same. A step is about as long as `rate` if the gradients agree, and shorter if they change sign.
+    """
+    m_correction = 1 - beta1**step
+    v_correction = 1 - beta2**step
+    for i, p in enumerate(params):
+        m[i] = beta1 * m[i] + (1 - beta1) * p.grad
+        v[i] = beta2 * v[i] + (1 - beta2) * p.grad * p.grad
+        # m and v start at 0 and are too small at first; dividing by this corrects it.
+        m_hat = m[i] / m_correction
+        v_hat = v[i] / v_correction
+        p.data -= rate * m_hat / (math.sqrt(v_hat) + eps_adam)
+        p.grad = 0.0
+
+
+def train(model, names, chars):
+    """Train a model of Values in place, one name per step. Yield the loss before each step."""
+    params = [p for matrix in model.values() for row in matrix for p in row]
+    m = [0.0] * len(params)
+    v = [0.0] * len(params)
+    for step in range(num_steps):
+        name = names[step % len(names)]  # starts over if there are fewer names than steps
+        loss = name_loss(model, encode(name, chars))
+        loss.backward()
+        rate = learning_rate * (1 - step / num_steps)  # falls to 0
+        adam_step(params, m, v, step + 1, rate)
+        yield loss.data
+
+
+def mean(values):
+    """The average of some numbers. fsum() rounds only once, so every Python gives the same."""
+    return math.fsum(values) / len(values)
+
+
+def show_progress(step, num_steps, loss, started):
+    """Print step, loss, elapsed and remaining time: on a terminal always in the same line.
+
+    In a pipe or a file, print a line for the first three steps and for every tenth of all steps.
+    """
+    elapsed = time.perf_counter() - started
+    remaining = elapsed * (num_steps / step - 1)
+    line = f"step {step:4d}/{num_steps}  loss {loss:.5f}  {elapsed:5.1f} s, {remaining:5.1f} s left"
+    if os.isatty(1):
+        print(f"\r{line} ", end="\n" if step == num_steps else "")
+    elif step <= 3 or step % max(1, num_steps // 10) == 0:
+        print(line)
+
+
+def show_training(losses, num_steps):
+    """Run a generator of losses to its end, and show its progress. Return the losses."""
+    started = time.perf_counter()
+    seen = []
+    for loss in losses:
+        seen.append(loss)
+        show_progress(len(seen), num_steps, loss, started)
+    return seen
+
+
+def print_results(rows):
+    """Print the results: one per line, with its name, its value, and the bound it has to meet."""
+    print("\n=== results ===")
+    for name, value, bound in rows:
+        text = f"{value:.4f}" if isinstance(value, float) else value
+        print(f"{name:<26}{text:<9}{bound}".rstrip())
+
+
+# An earlier release of the list in 01-foundations: 32,033 names instead of 32,178.
+NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
+NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
+print = functools.partial(print, flush=True)  # print each line at once, also into a pipe
+
+
+def load_names():
+    """All names, in file order: from names.txt beside this script or else in ../01-foundations.
+
+    If neither file exists, the list is downloaded. Whatever fails ends in SystemExit, with one line
+    that says what to do.
+    """
+    folder = os.path.dirname(os.path.abspath(__file__))
+    path = os.path.join(folder, "names.txt")
+    source = path
+    if not os.path.exists(source):
+        source = os.path.join(folder, "..", "01-foundations", "names.txt")
+    try:
+        if os.path.exists(source):
+            with open(source, "rb") as file:
+                raw = file.read()
+        else:
+            source = NAMES_URL
+            raw = download_names(path)
+        names = raw.decode("ascii").split()
+        if len(set(names)) < 10000:  # too few to train on some and to hold out others
+            raise ValueError("it has fewer than 10000 different names")
+    except Exception as error:  # of many kinds: OSError, HTTPException, UnicodeDecodeError, ...
+        advice = f"Put an ASCII text file of names, one per line, at {path}"
+        raise SystemExit(f"No names from {source}: {str(error).strip()}. {advice}") from None
+    return names
+
+
+def download_names(path):
+    """Download the list of names, check that it is the expected one, and keep it at `path`.
+
+    Returns its bytes. Raises an exception if the download fails or the list is another one. If it
+    cannot be kept, it prints a line and goes on.
+    """
+    with urllib.request.urlopen(NAMES_URL, timeout=10) as answer:
+        raw = answer.read(5_000_000)  # the list has 228,145 bytes
+    if hashlib.sha256(raw).hexdigest() != NAMES_SHA256:
+        raise ValueError("its SHA-256 is not the one expected")
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(raw)
+        os.replace(temporary, path)  # in one move, so that nobody ever meets half a file
+    except OSError as error:
+        print(f"The names could not be kept for the next run: {error}")
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+    return raw
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BrokenPipeError:
+        os._exit(0)  # the reader of the pipe has gone, as in `python script.py | head`

@@ -1,7 +1,37 @@
 """Without a cache a decoder computes its past again at every token; with one, it pays in memory.
 
-microgpt (Andrej Karpathy 2026), for any number of new tokens at once. Paging is vLLM's (Kwon et al.
-2023); here it is bookkeeping alone, and attention does not read through the tables of blocks.
+The problem: a GPT writes a text token by token. For each new token, attention compares the query of
+the newest position with the keys of all positions so far, and takes a weighted average of their
+values. So the newest position needs the keys and values of the whole text. The plain way is to run
+the whole text through the model again for each token. But only one position is new. The keys and
+values of all others come out exactly as they did a moment ago.
+
+The idea: attention in a GPT is causal, which means that a position looks only at itself and at
+earlier positions. (It is trained to predict the token behind it, so the model must not see that
+token.) Whatever is written later therefore changes nothing in the keys and values of a position.
+Compute them once, and keep them in a KV cache: K for key, V for value. Then only the newest
+position has to be computed for each token. The price is memory that has to be kept from token to
+token, for every text that is being written.
+
+    1. forward: run those positions through the model whose keys and values are not in the cache
+       yet, and append their keys and values to it. If the cache is empty, that is the whole text.
+    2. write: write a text, token by token. To work with a cache means to call forward with the same
+       cache each time. To work without one means to call it with an empty cache each time. Nothing
+       else is different.
+    3. compare: write the same text in both ways, check that the scores for the next token (the
+       logits) are equal, and count multiplications. Without a cache, the products with the model's
+       matrices are computed for all positions, with one for a single position. In attention, a
+       token of a text of twice the length costs about four times as much without a cache, and
+       twice as much with one.
+    4. serve: share one memory among the caches of many texts, whose final lengths nobody knows.
+       Reserving enough for the longest possible text leaves most of it empty. Paging hands out
+       small pages instead, as an operating system does.
+
+The model is a relative of Andrej Karpathy's microgpt (2026). His gpt() always works with such a
+cache, one token at a time; the forward() here can do both. Paging is that of vLLM (Kwon et al.
+2023), which calls a page a block. Here it is bookkeeping alone: attention reads its keys and values
+from plain lists, not from pages. Left out is that texts with the same beginning can share the pages
+of their beginning, which is an important use of paging in vLLM.
 """
 
 import collections
@@ -14,320 +44,788 @@ import random
 import time
 import urllib.request
 
-# === CONSTANTS: the model, its training, the memory ===
-n_embd, n_head, n_layer = 8, 2, 2  # so narrow that attention to 64 positions shows in the cost
-block_size, num_prompts = 64, 8  # positions at most; names that are continued to there
-num_steps, learning_rate = 500, 0.3  # a name each: positions from 16 on keep the weights drawn
-num_slots, page_sizes = 256, (16, 8, 4, 2, 1)  # positions in memory; in a block: 16 hold any name
-num_texts, bytes_per_number = 300, 2  # names to come and go there; as if in 16-bit floats
-NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
-NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
-print = functools.partial(print, flush=True)  # flush each line, into a pipe too
+# === CONSTANTS ===
+n_embd = 8  # numbers per token; with more, the matrices would cost far more than attention
+n_head = 2  # attention heads, which share those numbers
+num_steps = 500  # training steps, one name each
+first_rate = 0.3  # learning rate of the first step; it falls linearly to 0
+num_prompts = 8  # names that the model continues, each to the full length of the context
+bytes_per_number = 2  # what a number in the cache would take in 16 bits
+memory_size = 256  # positions that fit into the memory that many texts share
+longest_text = 16  # positions that a text needs at most: the longest name and a boundary
+page_sizes = (8, 4, 2, 1)  # positions per page, to compare
+main_page_size = 4  # the one that the results at the end are about
+num_texts = 300  # texts that come and go in the shared memory; each is as long as a name
+# read by the code that is repeated from microgpt
+n_layer = 2  # layers of attention and MLP
+block_size = 64  # the context: positions that the model can handle (a page is something else)
+
+# === BORROWED from microgpt.py: what you need to know of it ===
+# - Value is a number that remembers how it was computed, so that loss.backward() can find the
+#   gradients. The model works with Values, which are trained, and with floats, which are fast.
+#   as_values() and as_floats() copy a model into the other kind.
+# - init_model() makes the matrices of a GPT {name: matrix}. wte and wpe hold a vector for each
+#   token and position. lm_head turns the final vector into a score (logit) for every token.
+# - encode() turns a name into tokens, with the same boundary token in front and behind.
+# - embed(model, token, position) adds the two vectors of a token and its position, and rescales
+#   them by rmsnorm(), which also stands before each half of a layer.
+# - dot() is the dot product of two vectors. relu() makes negative numbers 0. softmax() turns
+#   scores into probabilities. log() is the logarithm.
 
 
-# === DATA: names, a character a token ===
-def load_names():
-    """All names, in file order: from names.txt beside this script, or else in 01-foundations.
+# === THE MODEL: what a position computes, and what later ones need of it ===
+def counted_dot(a, b, kind, counter):
+    """The dot product of two vectors. Its multiplications, len(a), are added to counter[kind].
 
-    If there is neither, one is downloaded and kept. SystemExit, in one line, if it is not usable.
+    The kinds are "matrices" for products with the model's matrices, and "scores" and "averages" for
+    the two products of attention. What softmax(), rmsnorm() and the scaling of the scores multiply
+    is not counted.
     """
-    here = os.path.dirname(os.path.abspath(__file__))
-    beside, shared = (os.path.join(here, d, "names.txt") for d in ("", "../01-foundations"))
-    source = next(filter(os.path.exists, (beside, shared)), NAMES_URL)
-    is_url = source == NAMES_URL
-    try:
-        with urllib.request.urlopen(source, timeout=10) if is_url else open(source, "rb") as file:
-            raw = file.read(5_000_000 if is_url else -1)  # longer cannot be it
-        if is_url and hashlib.sha256(raw).hexdigest() != NAMES_SHA256:
-            raise ValueError("its SHA-256 is not the one expected")
-        names = raw.decode("ascii").split()
-        if len(set(names)) < 10000:  # too few to train on some and hold out others
-            raise ValueError("it has fewer than 10000 different names")
-    except Exception as error:  # urllib alone raises three families of them
-        advice = f"Put an ASCII text file of names, one a line, at {beside}"
-        raise SystemExit(f"No names from {source}: {str(error).strip()}. {advice}") from None
-    if is_url:
-        temporary = f"{beside}.{os.getpid()}.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(raw)
-            os.replace(temporary, beside)  # in one move: nobody ever meets half a file
-        except OSError as error:  # no reason to stop: the names are in memory
-            print(f"The names could not be kept for the next run: {error}")
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)
-    return names
-
-
-# === AUTOGRAD: numbers that remember how they were computed ===
-class Value:
-    """A number in a graph: data, the inputs it came from, and d(self)/d(input) for each of them."""
-
-    __slots__ = ("data", "grad", "_inputs", "_local_grads", "_order")
-    _created = itertools.count()
-
-    def __init__(self, data, inputs=(), local_grads=()):
-        self.data, self.grad = data, 0.0  # grad: d(result)/d(self), by result.backward()
-        self._inputs, self._local_grads = inputs, local_grads
-        self._order = next(Value._created)
-
-    def __add__(self, other):
-        other = other if isinstance(other, Value) else Value(other)
-        return Value(self.data + other.data, (self, other), (1.0, 1.0))
-
-    def __mul__(self, other):
-        other = other if isinstance(other, Value) else Value(other)
-        return Value(self.data * other.data, (self, other), (other.data, self.data))
-
-    # fmt: off
-    def __pow__(self, k): return Value(math.pow(self.data, k), (self,), (k * self.data ** (k - 1),))
-    def exp(self): return Value(y := math.exp(self.data), (self,), (y,))
-    def log(self): return Value(math.log(p := max(self.data, 1e-10)), (self,), (1.0 / p,))
-    def tanh(self): return Value(y := math.tanh(self.data), (self,), (1.0 - y * y,))
-    def relu(self): return Value(max(0.0, self.data), (self,), (float(self.data > 0),))
-    # The rest is made of those above.
-    def __neg__(self): return self * -1.0
-    def __sub__(self, other): return self + -other
-    def __rsub__(self, other): return -self + other
-    def __truediv__(self, other): return self * other**-1
-    def __rtruediv__(self, other): return self**-1 * other
-    def __rpow__(self, base): return (self * math.log(base)).exp()
-    __radd__, __rmul__ = __add__, __mul__
-    # fmt: on
-
-    def backward(self):
-        """Add d(self)/d(v) to the grad of every v below self. Works once: it frees the graph."""
-        nodes, seen = [self], {self}
-        for node in nodes:  # the list grows while we walk it: no recursion, any depth
-            for v in node._inputs:
-                if v._inputs and v not in seen:  # a leaf has nothing to pass on
-                    seen.add(v)
-                    nodes.append(v)
-        # Inputs exist before their node, so newest first is reverse topological order: a node's
-        # grad is complete by the time the node passes it on.
-        nodes.sort(key=lambda v: v._order, reverse=True)
-        self.grad = 1.0
-        for node in nodes:
-            grad = node.grad
-            for v, local_grad in zip(node._inputs, node._local_grads):
-                v.grad += local_grad * grad  # chain rule: dL/dv += dL/dnode * dnode/dv
-            del node._inputs, node._local_grads  # rather than all at the end: a quarter faster
-
-
-# fmt: off
-# Training computes on Values. Inference needs no gradient: on floats the same code makes no graph.
-def exp(x): return x.exp() if isinstance(x, Value) else math.exp(x)
-def relu(x): return x.relu() if isinstance(x, Value) else max(0.0, x)
-def floats(xs): return [x.data for x in xs] if xs and isinstance(xs[0], Value) else xs
-# fmt: on
-
-
-def dot(a, b):
-    """sum_i a[i] b[i] as ONE node, or a float if a and b are both lists of floats.
-
-    16 multiplies and 15 adds would be 31 nodes. A tensor library does the same one level up: its
-    node is a whole matrix product. Raises ValueError if the lengths differ.
-    """
-    xs, ys = floats(a), floats(b)
-    total = 0.0  # a loop, because sum() of floats rounds differently from Python 3.12 on
-    for x, y in zip(xs, ys, strict=True):
-        total += x * y
-    if xs is a:  # a holds floats, which floats() hands back as they are: no gradient for a
-        return total if ys is b else dot(b, a)
-    if ys is b:
-        return Value(total, [*a], [*ys])  # d(total)/d(a[i]) = b[i]
-    return Value(total, [*a, *b], [*ys, *xs])
-
-
-# --- AUTOGRAD DIFFERENCES IN THIS SCRIPT ---
-# Nothing is added to docs/autograd-interface.md or changed; log() for floats is not needed here.
-
-# === MODEL: from new tokens, and a cache of the earlier ones, to what the new ones know ===
-multiplies = collections.Counter()  # by component; counted_dot() alone adds to it
-
-
-def counted_dot(a, b, component):
-    """a . b, its multiplications entered. Not norms', nor softmax's 3 beside the 2 d a score."""
-    multiplies[component] += len(a)
+    counter[kind] += len(a)
     return dot(a, b)
 
 
-def softmax(logits):
-    """[n] scores -> [n] probabilities."""
-    peak = max(floats(logits))  # a constant: to shift all scores changes no probability
-    exps = [exp(x - peak) for x in logits]  # at most 1, so no score is too large
-    scale = dot(exps, [1.0] * len(exps)) ** -1  # 1 / their sum
-    return [e * scale for e in exps]
+def linear(x, matrix, counter):
+    """Multiply a matrix [n_out][n_in] with a vector x [n_in]. Return [n_out]."""
+    return [counted_dot(row, x, "matrices", counter) for row in matrix]
 
 
-# fmt: off
-# project, add, norm: what each of the m new positions does by itself; xs [m][n_in] -> [m][n_out].
-def project(xs, w): return [[counted_dot(row, x, "projections") for row in w] for x in xs]
-def add(xs, ys): return [[a + b for a, b in zip(*pair)] for pair in zip(xs, ys, strict=True)]
-def scale(x, c): return [a * c for a in x]
-def norm(xs): return [scale(x, (dot(x, x) * (1 / len(x)) + 1e-5) ** -0.5) for x in xs]  # RMSNorm
-def gaussian(m, n): return [[Value(random.gauss(0, 0.08)) for _ in range(n)] for _ in range(m)]
-def new_cache(): return [([], []) for _ in range(n_layer)]  # a layer's keys, values [t][n_embd]
-def numbers(cache): return sum(len(x) for layer in cache for xs in layer for x in xs)
-# fmt: on
+def attend(q, keys, values, counter):
+    """Attention of one position: softmax(q K^T / sqrt(head_size)) V, for each head by itself.
+
+    In words: each head takes its share of the query, compares it with its share of every key by a
+    dot product, makes shares of 1 from these scores with softmax, and averages its share of all
+    values with them.
+
+    q [n_embd] is the position's query. keys and values [t][n_embd] are those of the t positions
+    that it can see. Returns the averages of all heads, one behind the other, [n_embd]. The cost
+    grows with t: per position that can be seen, n_embd multiplications for the scores of all heads,
+    and n_embd for the averages.
+    """
+    head_size = n_embd // n_head
+    outputs = []
+    for start in range(0, n_embd, head_size):
+        part = slice(start, start + head_size)  # this head's share of the numbers
+        scores = []
+        for key in keys:
+            score = counted_dot(q[part], key[part], "scores", counter)
+            scores.append(score / head_size**0.5)
+        attention = softmax(scores)  # [t]
+        for i in range(start, start + head_size):
+            value_i = [value[i] for value in values]  # the number i of every position's value, [t]
+            outputs.append(counted_dot(attention, value_i, "averages", counter))
+    return outputs
 
 
-def attend_heads(q, keys, values):
-    """softmax(q K^T / sqrt(d)) V of each head: q [n_embd], keys and values [t][n_embd]."""
-    out, d = [], n_embd // n_head
-    for part in (slice(start, start + d) for start in range(0, n_embd, d)):
-        weights = softmax([counted_dot(q[part], k[part], "scores") * d**-0.5 for k in keys])
-        out += [counted_dot(weights, col, "values") for col in zip(*(v[part] for v in values))]
-    return out
+def add(x, y):
+    """The sum of two vectors."""
+    return [xi + yi for xi, yi in zip(x, y)]
 
 
-def forward(model, tokens, cache):
-    """Extend `cache` to all of `tokens`; return x [n_embd] of each position that was not in it."""
-    start = len(cache[0][0])  # the first new position; 0 makes all of them new
-    xs = norm(add([model["wte"][t] for t in tokens[start:]], model["wpe"][start : len(tokens)]))
-    for layer, (keys, values) in enumerate(cache):
-        normed = norm(xs)
-        # Later positions read only k and v of these, which no later token changes: so keep them.
-        keys.extend(project(normed, model[f"layer{layer}.attn_wk"]))
-        values.extend(project(normed, model[f"layer{layer}.attn_wv"]))
-        qs = project(normed, model[f"layer{layer}.attn_wq"])  # not needed again
-        hs = [attend_heads(q, keys[:n], values[:n]) for n, q in enumerate(qs, start + 1)]  # causal
-        xs = add(xs, project(hs, model[f"layer{layer}.attn_wo"]))
-        hidden = [[relu(h) for h in x] for x in project(norm(xs), model[f"layer{layer}.mlp_fc1"])]
-        xs = add(xs, project(hidden, model[f"layer{layer}.mlp_fc2"]))
-    return xs
+def num_cached(cache):
+    """How many positions are in a cache {layer: (keys, values)}, or 0 if it is {}."""
+    if not cache:
+        return 0
+    keys, _ = cache[0]
+    return len(keys)
 
 
-def init_model(vocab_size):
-    """microgpt's matrices [n_out][n_in] by name, Gaussian of std 0.08."""
-    n, model = n_embd, {"wpe": gaussian(block_size, n_embd)}
-    model |= {name: gaussian(vocab_size, n) for name in ("wte", "lm_head")}
-    for i in range(n_layer):
-        model |= {f"layer{i}.attn_{w}": gaussian(n, n) for w in ("wq", "wk", "wv", "wo")}
-        model |= {f"layer{i}.mlp_fc1": gaussian(4 * n, n), f"layer{i}.mlp_fc2": gaussian(n, 4 * n)}
-    return model
+def forward(model, tokens, cache, counter):
+    """Run the positions that are not in the cache through the model. Return their final vectors.
+
+    `cache` is {layer: (keys, values)}, each [positions][n_embd], and {} at first. It has to come
+    from the beginning of the same text. The keys and values of the new positions are appended to
+    it. Returns [new positions][n_embd].
+
+    Why a cache is allowed: look at what a position reads. It reads its own vector, and the keys and
+    values in the lists. The loop below goes from left to right, so the keys and values of later
+    positions are not even in the lists when a position reads them. No later token can change what
+    is computed for this position, in any layer.
+    """
+    first_new = num_cached(cache)
+    vectors = []
+    for position in range(first_new, len(tokens)):
+        vectors.append(embed(model, tokens[position], position))  # its place in the whole text
+    for layer in range(n_layer):
+        keys, values = cache.setdefault(layer, ([], []))  # empty lists at first
+        outputs = []
+        for x in vectors:
+            # Attention: append the key and value of this position, then look at all that are there.
+            h = rmsnorm(x)
+            keys.append(linear(h, model[f"layer{layer}.attn_wk"], counter))
+            values.append(linear(h, model[f"layer{layer}.attn_wv"], counter))
+            q = linear(h, model[f"layer{layer}.attn_wq"], counter)  # used once, so it is not kept
+            attended = attend(q, keys, values, counter)
+            after_attention = add(x, linear(attended, model[f"layer{layer}.attn_wo"], counter))
+            # The two matrices with relu() between them, as in every GPT.
+            hidden = linear(rmsnorm(after_attention), model[f"layer{layer}.mlp_fc1"], counter)
+            activated = [relu(number) for number in hidden]
+            computed = linear(activated, model[f"layer{layer}.mlp_fc2"], counter)
+            outputs.append(add(after_attention, computed))
+        vectors = outputs
+    return vectors
 
 
-# === TRAINING: just enough to write names of natural lengths ===
-def train(model, texts):
-    """Train in place by plain SGD, a name a step; yield each step's loss, in nats a token."""
+def train(model, names, chars):
+    """Train in place by gradient descent, one name per step. Yield the loss before each step."""
     params = [p for matrix in model.values() for row in matrix for p in row]
-    for step in range(num_steps):
-        logits = project(forward(model, texts[step][:-1], new_cache()), model["lm_head"])
-        log_probs = [softmax(row)[t].log() for row, t in zip(logits, texts[step][1:])]
-        loss = dot(log_probs, [-1 / len(log_probs)] * len(log_probs))  # cross-entropy
+    for step, name in enumerate(names):
+        tokens = encode(name, chars)
+        counter = collections.Counter()  # what training costs is not looked at
+        vectors = forward(model, tokens[:-1], {}, counter)
+        loss = 0.0
+        for x, next_token in zip(vectors, tokens[1:], strict=True):
+            probs = softmax(linear(x, model["lm_head"], counter))
+            loss = loss - log(probs[next_token]) * (1 / len(vectors))
         loss.backward()
         for p in params:
-            p.data, p.grad = p.data - learning_rate * (1 - step / num_steps) * p.grad, 0.0
+            p.data -= first_rate * (1 - step / num_steps) * p.grad
+            p.grad = 0.0
         yield loss.data
 
 
-# === INFERENCE: every token without a cache and with one; then a memory for many caches ===
-Step = collections.namedtuple("Step", "logits counted predicted bytes uses")
+# === WRITING: without a cache and with one ===
+def write(model, tokens, use_cache):
+    """Continue a text until the context is full. Yield (tokens so far, logits, counter) per token.
+
+    logits [vocab_size] are the scores of the next token, and the counter holds what they cost. The
+    text goes on after a boundary. Behind the length of a name the model has learned nothing, so it
+    writes noise there. That changes no cost.
+
+    With a cache, the first call of forward() computes all positions of the prompt. This is called
+    prefill, and parallel hardware does it all at once. The later calls compute one position each.
+    This is called decode.
+    """
+    cache = {}
+    while len(tokens) <= block_size:
+        if not use_cache:
+            cache = {}  # nothing is kept from one token to the next
+        counter = collections.Counter()
+        vectors = forward(model, tokens, cache, counter)
+        logits = linear(vectors[-1], model["lm_head"], counter)
+        counter["kept numbers"] = count_numbers(cache) if use_cache else 0
+        yield tokens, logits, counter
+        probs = softmax(logits)
+        next_token = random.choices(range(len(probs)), weights=probs)[0]
+        tokens = [*tokens, next_token]
 
 
-def predict(new, end, num_tokens):
-    """The multiplications of a step, by component, if the last `new` of `end` positions are new."""
-    body = 12 * n_embd**2 * n_layer  # n_embd^2 for each of q, k, v, the heads' output; 8 in the MLP
-    seen = n_embd * n_layer * sum(range(end - new + 1, end + 1))  # pairs: O(end^2) if all are new
-    return {"projections": body * new + n_embd * num_tokens, "scores": seen, "values": seen}
+def count_numbers(cache):
+    """How many numbers the keys and values in a cache have."""
+    count = 0
+    for keys, values in cache.values():
+        for vector in keys + values:
+            count += len(vector)
+    return count
 
 
-def write(model, tokens):
-    """Feed `tokens` and what is drawn after them; each time yield the text so far, both Steps."""
-    cache = new_cache()
-    weights = sum(len(row) for key in model.keys() - {"wte", "wpe"} for row in model[key])
-    while len(tokens) <= block_size:  # the last token drawn is not fed
-        steps, end = [], len(tokens)
-        for past in (new_cache(), cache):  # nothing is kept, or all: the ways differ here alone
-            new, read = end - len(past[0][0]), weights + numbers(past)  # new: prompt, 1, 1; or all
-            multiplies.clear()
-            logits = project(forward(model, tokens, past)[-1:], model["lm_head"])[0]
-            # Multiplications a number read. An A100 has time for 150 (156 T/s over 1 T numbers/s):
-            # decoding waits for memory. Texts decoded together share the weights, but no cache.
-            uses, size = sum(multiplies.values()) / read, numbers(past) * bytes_per_number
-            steps.append(Step(logits, dict(multiplies), predict(new, end, len(logits)), size, uses))
-        tokens = tokens + random.choices(range(len(model["wte"])), softmax(steps[-1].logits))
-        yield tokens, *steps  # both ways go on with this one text
+def compare(model, prompt):
+    """Continue a prompt in both ways. Return (text, plain, cached, number of differences).
+
+    plain and cached are {length of the text: counter}, without and with a cache. A difference is a
+    length at which the texts or the logits of the two ways are not equal. Both ways draw the same
+    random numbers, so the texts can differ only if the logits do. The logits are equal to the last
+    bit, because the same sums are added up in the same order.
+    """
+    state = random.getstate()
+    plain_steps = list(write(model, prompt, use_cache=False))
+    random.setstate(state)
+    cached_steps = list(write(model, prompt, use_cache=True))
+    plain = {}
+    cached = {}
+    differences = 0
+    for plain_step, cached_step in zip(plain_steps, cached_steps, strict=True):
+        plain_text, plain_logits, plain_counter = plain_step
+        cached_text, cached_logits, cached_counter = cached_step
+        plain[len(plain_text)] = plain_counter
+        cached[len(cached_text)] = cached_counter
+        if plain_text != cached_text or plain_logits != cached_logits:
+            differences += 1
+    return plain_text, plain, cached, differences
 
 
-def serve(lengths, size):
-    """A text comes each step, all grow by a token; yield {text: blocks}, free, positions in use."""
-    free, tables = list(range(num_slots // size)), {}
-    for step in range(len(lengths) + max(lengths)):
-        for text in [text for text in tables if step - text == lengths[text]]:
-            free += tables.pop(text)  # done: its blocks go to the next that asks
+def attention_cost(counter):
+    """The multiplications of attention that were counted."""
+    return counter["scores"] + counter["averages"]
+
+
+def attention_growth(counters):
+    """The cost of attention for the last token of the context, divided by that at half of it."""
+    return attention_cost(counters[block_size]) / attention_cost(counters[block_size // 2])
+
+
+def total(counters):
+    """All multiplications that were counted for a text."""
+    return sum(counter["matrices"] + attention_cost(counter) for counter in counters.values())
+
+
+def cache_bytes(counter):
+    """What was kept for the next token, in bytes: a key and a value per layer and position.
+
+    Llama 2 with 7 billion parameters keeps 32 layers * 2 * 4096 numbers * 2 bytes = 0.5 MB for each
+    token of each text.
+    """
+    return counter["kept numbers"] * bytes_per_number
+
+
+# === PAGING: one memory for the caches of many texts ===
+#
+# A server writes many texts at once, and nobody knows how long each will get. The simple way is to
+# reserve room for the longest possible text whenever a text begins. Most of it stays empty. Paging
+# cuts the memory into pages of a few positions. A text gets one page, and another one when its last
+# page is full. The pages of a text may lie anywhere, and a table says where. So less than one page
+# per text is empty. The smaller the pages, the less is empty, but the longer are the tables, and
+# hardware reads scattered memory slowly. (vLLM takes 16 positions, for texts of thousands.)
+
+
+def place_of(table, position, page_size):
+    """Where a text's position is stored: the number of the page, and the place in that page.
+
+    With pages of 4 positions and the table [7, 2], position 5 is on page 2, at place 1.
+    """
+    return table[position // page_size], position % page_size
+
+
+def serve(lengths, page_size):
+    """Let texts of the given lengths come and go, and yield the state of the memory at each step.
+
+    In step i, text i arrives and takes its first position. It takes one more in each later step,
+    until it has its length. It leaves at the beginning of the step after that, and its pages are
+    free again. The lengths decide only when a text leaves.
+
+    Yields (tables, sizes, free): {text: its pages}, {text: positions it has}, and the free pages.
+    Raises IndexError if a page is needed and none is free.
+    """
+    free = list(reversed(range(memory_size // page_size)))  # pop() takes page 0 first
+    tables = {}
+    sizes = {}
+    for step in range(len(lengths) + max(lengths)):  # until the last text has left
+        for text in list(tables):
+            if sizes[text] == lengths[text]:
+                free += tables.pop(text)
+                del sizes[text]
         if step < len(lengths):
             tables[step] = []
-        for text, blocks in tables.items():  # position p will be in blocks[p // size], at p % size
-            if (step - text) % size == 0:  # its blocks are full
-                blocks.append(free.pop())  # IndexError if none is free
-        yield tables, free, sum(step - text + 1 for text in tables)
+            sizes[step] = 0
+        for text, table in tables.items():
+            if sizes[text] == len(table) * page_size:  # all its pages are full
+                table.append(free.pop())
+            sizes[text] += 1
+        yield tables, sizes, free
 
 
-# === OUTPUT: progress, results ===
-def show_progress(step, num_steps, loss, started):
-    """Rewrite one line on a terminal; in a pipe, print the first steps and every tenth of them."""
-    spent = time.perf_counter() - started
-    left = spent * (num_steps / step - 1)
-    line = f"step {step:4d}/{num_steps}  loss {loss:.5f}  {spent:5.1f} s, {left:5.1f} s left"
-    if os.isatty(1):  # somebody watches
-        print(f"\r{line} ", end="\n" if step == num_steps else "")
-    elif step <= 3 or step % max(1, num_steps // 10) == 0:
-        print(line)
+def memory_use(lengths, page_size):
+    """Serve all texts. Return positions: (used on average, taken on average, most ever taken).
+
+    A position is used if it holds something, and taken if it is on the page of a text. To reserve
+    room for the longest text, without paging, is the same as to have one page of that size.
+    """
+    used = []
+    taken = []
+    for tables, sizes, _ in serve(lengths, page_size):
+        used.append(sum(sizes.values()))
+        taken.append(sum(len(table) for table in tables.values()) * page_size)
+    return mean(used), mean(taken), max(taken)
 
 
-def print_results(rows):
-    """Print the results, one a line: name, value, and the bound that the tests hold it to."""
-    print("\n=== results ===")
-    for name, value, criterion in rows:
-        value = f"{value:.4f}" if isinstance(value, float) else value
-        print(f"{name:<26}{value:<9}{criterion}".rstrip())
+def waste(use):
+    """The percentage of the positions taken that hold nothing, from memory_use()."""
+    mean_used, mean_taken, _ = use
+    return 100 * (1 - mean_used / mean_taken)
 
 
 # === MAIN ===
 def main():
     started = time.perf_counter()
     random.seed(42)
+
     names = random.sample(load_names(), num_steps + num_texts)
     chars = sorted(set("".join(names)))
-    texts = [[len(chars), *map(chars.index, name), len(chars)] for name in names]
-    model = init_model(len(chars) + 1)
-    print(f"{num_steps} names to train on, {num_prompts} to continue to {block_size} positions.")
-    for step, loss in enumerate(train(model, texts), 1):
-        show_progress(step, num_steps, loss, started)
-    model = {key: [floats(row) for row in rows] for key, rows in model.items()}  # no graph now
-    runs = [{len(t) - 1: pair for t, *pair in write(model, p[:-1])} for p in texts[-num_prompts:]]
-    # In each, by the number of positions: the step without a cache and the step with one.
-    run, steps = runs[0], [(n, *pair) for run in runs for n, pair in run.items()]
-    print("\n           multiplications, no cache    with a cache: the prompt, single tokens")
-    print(f"positions{'  projections  scores  values' * 2}  per number read  bytes kept")
-    for n in (min(run), *range(16, block_size + 1, 8)):
-        counts = "".join("{:13d}{:8d}{:8d}".format(*step.counted.values()) for step in run[n])
-        _, step = run[n]
-        print(f"{n:9d}{counts}{step.uses:17.2f}{step.bytes:12d} {'#' * (step.bytes // 256)}")
-    wrong = sum(step.counted != step.predicted for _, *pair in steps for step in pair)
-    rows = [("compared_steps", len(steps), ""), ("formula_mismatches", wrong, "== 0")]
-    rows += [("logit_mismatches", sum(a.logits != b.logits for _, a, b in steps), "== 0")]
-    (a, b), (c, d) = run[block_size // 2], run[block_size]  # the number of positions doubles
-    rows += [("uncached_attention_growth", c.counted["scores"] / a.counted["scores"], "3.8 to 4")]
-    rows += [("cached_attention_growth", d.counted["scores"] / b.counted["scores"], "1.9 to 2.1")]
-    rows += [("prefill_uses", run[min(run)][1].uses, "> 2"), ("decode_uses", d.uses, "1 to 1.02")]
-    rates = {b.bytes / n for n, _, b in steps}  # one number alone, if the bytes are linear
-    rows += [("cache_bytes_per_token", max(rates), "== 64"), ("byte_rates", len(rates), "== 1")]
-    lengths, waste, peak = [len(text) - 1 for text in texts[num_steps:]], {}, {}
-    print("\nblock  empty, % of taken  most taken  taken on average (# 2 in use, . 2 empty)")
-    for size in page_sizes:  # 16 reserves the maximum for each text: in Kwon et al. 20 % in use
-        trace = [(num_slots - size * len(free), used) for _, free, used in serve(lengths, size)]
-        taken, used = map(sum, zip(*trace))
-        waste[size], peak[size] = 100 - 100 * used / taken, max(trace)[0]
-        bar = "".join(c * round(n / len(trace) / 2) for c, n in (("#", used), (".", taken - used)))
-        print(f"{size:5d}{waste[size]:18.1f}{peak[size]:12d}  {bar}")
-    rows += [("contiguous_waste", waste[16], "> 60"), ("paged_waste", waste[4], "< 40")]
-    rows += [("contiguous_peak", peak[16], ""), ("paged_peak", peak[4], f"< {0.6 * peak[16]:.0f}")]
-    print_results([*rows, ("runtime_seconds", time.perf_counter() - started, "< 240")])
+    others = [encode(name, chars) for name in names[num_steps:]]
+    model = as_values(init_model(len(chars) + 1, n_embd))
+    show_three_tokens(as_floats(model), others[0][:3], chars)
+    print(f"\nTraining the model on {num_steps} names:")
+    show_training(train(model, names[:num_steps], chars), num_steps)
+    model = as_floats(model)
+
+    # Is the output the same, and what does a token cost? A prompt is a boundary and a name.
+    comparisons = [compare(model, tokens[:-1]) for tokens in others[:num_prompts]]
+    num_compared = sum(len(counters) for _, counters, _, _ in comparisons)
+    num_different = sum(differences for _, _, _, differences in comparisons)
+    tokens, plain, cached, _ = comparisons[0]
+    show_costs(letters_of(tokens, chars), plain, cached)
+
+    # How much memory do many texts take? Each is as long as a name and the boundary before it.
+    lengths = [len(tokens) - 1 for tokens in others]
+    show_memory(lengths)
+    reserving = memory_use(lengths, longest_text)
+    paging = {page_size: memory_use(lengths, page_size) for page_size in page_sizes}
+    show_waste(reserving, paging)
+
+    print_results(
+        [
+            ("compared_tokens", num_compared, ""),
+            ("different_tokens", num_different, "== 0"),
+            ("uncached_attention_growth", attention_growth(plain), "3.8 to 4"),
+            ("cached_attention_growth", attention_growth(cached), "1.9 to 2.1"),
+            ("multiplications_ratio", total(plain) / total(cached), "> 10"),
+            ("cache_bytes_per_token", cache_bytes(cached[block_size]) / block_size, "== 64"),
+            ("reserving_waste", waste(reserving), "> 60"),
+            ("paging_waste", waste(paging[main_page_size]), "< 40"),
+            ("reserving_peak", reserving[2], ""),
+            ("paging_peak", paging[main_page_size][2], f"< {0.6 * reserving[2]:.0f}"),
+            ("runtime_seconds", time.perf_counter() - started, "< 240"),
+        ]
+    )
+
+
+# === DRAWING: nothing below is needed to understand the algorithm ===
+def letters_of(tokens, chars):
+    """Tokens as letters, with a dot for the boundary."""
+    return "".join(chars[token] if token < len(chars) else "." for token in tokens)
+
+
+def show_three_tokens(model, tokens, chars):
+    """Print which positions the model computes for the first three tokens, in both ways."""
+    print("The first three tokens of a text. A dot is the boundary in front of it.")
+    print("           computed positions         multiplications for attention")
+    print("text so far  no cache  with a cache     no cache  with a cache")
+    kept = {}
+    for length in range(1, len(tokens) + 1):
+        plain_counter = collections.Counter()
+        vectors = forward(model, tokens[:length], {}, plain_counter)
+        plain = letters_of(tokens[length - len(vectors) : length], chars)
+        cached_counter = collections.Counter()
+        vectors = forward(model, tokens[:length], kept, cached_counter)
+        cached = letters_of(tokens[length - len(vectors) : length], chars)
+        plain_cost = attention_cost(plain_counter)
+        cached_cost = attention_cost(cached_counter)
+        text = letters_of(tokens[:length], chars)
+        print(f"{text:<13}{plain:<10}{cached:<13}{plain_cost:12d}{cached_cost:14d}")
+
+
+def show_costs(text, plain, cached):
+    """Print what each token of a text costs in both ways, and what is kept for it."""
+    prompt_length = min(plain)
+    print(f"\nThe model continues {text[:prompt_length]} to {text}")
+    print(
+        "Multiplications for a token, with the model's matrices and in attention. The first row is"
+    )
+    print("the token behind the prompt, for which both ways compute all positions.")
+    print("                 no cache            with a cache")
+    print("positions  matrices  attention  matrices  attention   bytes kept (# for 256)")
+    for length in plain:
+        if length == prompt_length or length % 8 == 0:
+            line = f"{length:9d}"
+            for counter in (plain[length], cached[length]):
+                line += f"{counter['matrices']:10d}{attention_cost(counter):11d}"
+            size = cache_bytes(cached[length])
+            print(f"{line}{size:10d} {'#' * (size // 256)}")
+    print(f"The whole text: {total(plain)} without a cache, {total(cached)} with one.")
+
+
+def show_memory(lengths):
+    """Print the memory when the eighth text has arrived, reserved and paged."""
+    print("\nThe shared memory when text 8 has arrived. A digit is a position that holds something")
+    print("of the text with this number. A dot is taken but empty. Behind them, all is free.")
+    for page_size in (longest_text, main_page_size):
+        states = serve(lengths, page_size)
+        for _ in range(8):
+            tables, sizes, _ = next(states)
+        pages = [[" "] * page_size for _ in range(memory_size // page_size)]
+        for text, table in tables.items():
+            for position in range(len(table) * page_size):
+                page, place = place_of(table, position, page_size)
+                pages[page][place] = str(text + 1) if position < sizes[text] else "."
+        memory = "|".join("".join(page) for page in pages).rstrip(" |")
+        title = "reserved" if page_size == longest_text else "paged"
+        print(f"{title:9}{memory}")
+
+
+def show_waste(reserving, paging):
+    """Print how much of the memory that is taken stays empty."""
+    print(
+        "\nPositions taken by all texts together (# for two that hold something, . for two empty):"
+    )
+    print("               empty   at most   on average, drawn")
+    rows = {f"reserve {longest_text}": reserving}
+    rows |= {f"pages of {page_size}": use for page_size, use in paging.items()}
+    for title, use in rows.items():
+        mean_used, mean_taken, peak = use
+        bar = "#" * round(mean_used / 2) + "." * round((mean_taken - mean_used) / 2)
+        print(f"{title:12}{waste(use):6.1f} %{peak:10d}   {bar}")
+
+
+# === REPEATED from microgpt.py, word for word ===
+def encode(name, chars):
+    """The tokens of a name: the numbers of its letters, with a boundary in front and behind.
+
+    The token of a letter is its place in chars, and the boundary is the number after the last of
+    them. With chars a to z, "anna" becomes
+
+        [26, 0, 13, 13, 0, 26]        boundary a n n a boundary
+
+    Raises ValueError if a letter of the name is not in chars.
+    """
+    boundary = len(chars)
+    return [boundary, *[chars.index(letter) for letter in name], boundary]
+
+
+class Value:
+    """A number, the numbers it was computed from, and how strongly it depends on each of them.
+
+    Take loss = (a * b + a) ** 2 with a = 2 and b = 3. Every operation makes a new Value:
+
+        product = a * b = 6        total = product + a = 8        loss = total ** 2 = 64
+
+    Each of them keeps its inputs, and the derivative of its own operation by each input. These are
+    called local gradients:
+
+        product: by a it is b = 3, by b it is a = 2
+        total: by product it is 1, by a it is 1
+        loss: by total it is 2 * total = 16
+
+    The Values and their inputs form a graph. backward() goes through it from the loss back to a and
+    b, and combines the local gradients by the chain rule.
+    """
+
+    __slots__ = ("data", "grad", "_inputs", "_local_grads", "_order")
+    _created = itertools.count()
+
+    def __init__(self, data, inputs=(), local_grads=()):
+        self.data = data  # the number itself
+        self.grad = 0.0  # d(loss)/d(self), once loss.backward() has been called
+        self._inputs = inputs  # the Values that it was computed from
+        self._local_grads = local_grads  # d(self)/d(input), a float for each input
+        self._order = next(Value._created)  # 0 for the first Value ever made, then 1, 2, ...
+
+    def __add__(self, other):
+        # d(a + b)/da = 1        d(a + b)/db = 1
+        other = other if isinstance(other, Value) else Value(other)
+        return Value(self.data + other.data, (self, other), (1.0, 1.0))
+
+    def __mul__(self, other):
+        # d(a * b)/da = b        d(a * b)/db = a
+        other = other if isinstance(other, Value) else Value(other)
+        return Value(self.data * other.data, (self, other), (other.data, self.data))
+
+    def __pow__(self, k):
+        # d(a ** k)/da = k * a ** (k - 1)        k is a plain number
+        local_grad = k * self.data ** (k - 1)
+        result = math.pow(self.data, k)  # an error where ** would become a complex number
+        return Value(result, (self,), (local_grad,))
+
+    def exp(self):
+        # d(exp(a))/da = exp(a)
+        result = math.exp(self.data)
+        return Value(result, (self,), (result,))
+
+    def log(self):
+        # d(log(a))/da = 1 / a        a is a probability; log(0) does not exist, so a < 1e-10 counts
+        # as 1e-10
+        clipped = max(self.data, 1e-10)
+        return Value(math.log(clipped), (self,), (1 / clipped,))
+
+    def tanh(self):
+        # d(tanh(a))/da = 1 - tanh(a) ** 2
+        result = math.tanh(self.data)
+        return Value(result, (self,), (1 - result * result,))
+
+    def relu(self):
+        # d(relu(a))/da = 1 if a > 0, else 0
+        local_grad = 1.0 if self.data > 0 else 0.0
+        return Value(max(0.0, self.data), (self,), (local_grad,))
+
+    # The other operators are made of those above. The ones that start with r are for a plain
+    # number on the left: 2.0 - a calls a.__rsub__(2.0).
+    def __neg__(self):
+        return self * -1.0
+
+    def __sub__(self, other):
+        return self + -other
+
+    def __truediv__(self, other):
+        return self * other**-1
+
+    def __radd__(self, other):
+        return self + other
+
+    def __rmul__(self, other):
+        return self * other
+
+    def __rsub__(self, other):
+        return -self + other
+
+    def __rtruediv__(self, other):
+        return self**-1 * other
+
+    def __rpow__(self, base):
+        # base ** a = exp(a * log(base))
+        return (self * math.log(base)).exp()
+
+    def backward(self):
+        """Add d(self)/d(x) to x.grad, for every Value x that self was computed from.
+
+        The chain rule: if x is an input of several nodes of the graph, each of them contributes its
+        own gradient times its local gradient by x. In the example of the class, a is an input of
+        product and of total:
+
+            total.grad = 16        product.grad = 16 * 1 = 16
+            a.grad = 16 * 3 (by way of product) + 16 * 1 (by way of total) = 64
+
+        The graph is used up: a second backward() through a part of it raises AttributeError.
+        """
+        # Collect self and the Values below it. The list grows while the loop walks along it. A
+        # Value without inputs, such as a parameter, has nothing to pass on, so it is left out.
+        nodes = [self]
+        seen = {self}
+        for node in nodes:
+            for x in node._inputs:
+                if x._inputs and x not in seen:
+                    seen.add(x)
+                    nodes.append(x)
+        # A node may pass its gradient on only when the gradient is complete. Everything that was
+        # computed from a node is newer than the node. So the newest node goes first.
+        nodes.sort(key=lambda node: node._order, reverse=True)
+        self.grad = 1.0  # d(self)/d(self)
+        for node in nodes:
+            for x, local_grad in zip(node._inputs, node._local_grads):
+                x.grad += node.grad * local_grad
+            del node._inputs, node._local_grads  # frees their memory, as they are not needed again
+
+
+# --- AUTOGRAD DIFFERENCES IN THIS SCRIPT ---
+# None. This is the engine of microgpt and of docs/autograd-interface.md.
+
+
+# Training needs Values. A trained model only has to be asked, and needs no gradient: its numbers
+# are floats, which is much faster. The functions below take both.
+def exp(x):
+    """e to the power of x, a Value or a float."""
+    return x.exp() if isinstance(x, Value) else math.exp(x)
+
+
+def log(x):
+    """The natural logarithm of a probability, a Value or a float. x < 1e-10 counts as 1e-10."""
+    return x.log() if isinstance(x, Value) else math.log(max(x, 1e-10))
+
+
+def relu(x):
+    """x if it is positive, else 0. x is a Value or a float."""
+    return x.relu() if isinstance(x, Value) else max(0.0, x)
+
+
+def floats(xs):
+    """The numbers in a list of Values, without their history. A list of floats stays as it is."""
+    if xs and isinstance(xs[0], Value):
+        return [x.data for x in xs]
+    return xs
+
+
+def dot(a, b):
+    """a[0] * b[0] + a[1] * b[1] + ..., as one node of the graph.
+
+    A GPT consists mostly of dot products. With 16 numbers in a and b, * and + would make 31 nodes,
+    which all have to be created and walked through. One node is enough, because the derivatives
+    are known. With s = dot(a, b):
+
+        ds/da[i] = b[i]        ds/db[i] = a[i]
+
+    Tensor libraries go further in the same direction: there, a whole matrix product is one node.
+
+    a and b are each a list of Values or a list of floats. The result is a Value if one of them
+    holds Values, else a float. Raises ValueError if the lengths differ.
+    """
+    xs = floats(a)
+    ys = floats(b)
+    total = 0.0  # in a loop, because the built-in sum() rounds differently from Python 3.12 on
+    for x, y in zip(xs, ys, strict=True):
+        total += x * y
+    inputs = []
+    local_grads = []
+    if a and isinstance(a[0], Value):
+        inputs += a
+        local_grads += ys
+    if b and isinstance(b[0], Value):
+        inputs += b
+        local_grads += xs
+    return Value(total, inputs, local_grads) if inputs else total
+
+
+def init_model(vocab_size, n_embd):
+    """The parameters {name: matrix}, random floats near 0. A matrix is a list of rows.
+
+        wte      [vocab_size][n_embd]    token embedding: one vector per token
+        wpe      [block_size][n_embd]    position embedding: one vector per position
+        lm_head  [vocab_size][n_embd]    from the final vector to one score per token
+        attn_wq, attn_wk, attn_wv, attn_wo  [n_embd][n_embd]       query, key, value, output
+        mlp_fc1  [4 * n_embd][n_embd]    the two matrices of the MLP
+        mlp_fc2  [n_embd][4 * n_embd]
+
+    The last six exist once per layer. MLP is short for multi-layer perceptron. A matrix of shape
+    [n_out][n_in] takes a vector of n_in numbers to one of n_out. The numbers are drawn from a
+    Gaussian with standard deviation 0.08, in the order of Karpathy's microgpt. (n_embd is an
+    argument because other scripts make models of several widths.)
+    """
+    shapes = {
+        "wte": (vocab_size, n_embd),
+        "wpe": (block_size, n_embd),
+        "lm_head": (vocab_size, n_embd),
+    }
+    for layer in range(n_layer):
+        shapes[f"layer{layer}.attn_wq"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.attn_wk"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.attn_wv"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.attn_wo"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.mlp_fc1"] = (4 * n_embd, n_embd)
+        shapes[f"layer{layer}.mlp_fc2"] = (n_embd, 4 * n_embd)
+    model = {}
+    for name, (rows, columns) in shapes.items():
+        model[name] = [[random.gauss(0, 0.08) for _ in range(columns)] for _ in range(rows)]
+    return model
+
+
+def as_values(model):
+    """A copy of a model in which every number is a Value, so that it can be trained."""
+    return {name: [[Value(x) for x in row] for row in matrix] for name, matrix in model.items()}
+
+
+def as_floats(model):
+    """A copy of a model in which every number is a float, so that it is frozen and fast."""
+    return {name: [floats(row) for row in matrix] for name, matrix in model.items()}
+
+
+def softmax(logits):
+    """Turn scores [n] into probabilities [n]: exp(score), divided by the sum of all exp(score).
+
+    The probabilities are positive and sum to 1. Adding the same number to all scores does not
+    change them. So the largest score is subtracted first, and exp() never sees a number above 0,
+    which could overflow.
+    """
+    largest = max(floats(logits))
+    exps = [exp(x - largest) for x in logits]
+    total = dot(exps, [1.0] * len(exps))  # their sum, as one node
+    inverse = total**-1
+    return [e * inverse for e in exps]
+
+
+def rmsnorm(x):
+    """Rescale a vector [n] so that the mean of its squares is 1 (Zhang & Sennrich 2019, eq. 4).
+
+    Whatever the layers before have added up, the next one then meets numbers of the usual size. The
+    1e-5 keeps the division finite if all numbers are 0. The learned factors of the paper are left
+    out.
+    """
+    mean_square = dot(x, x) * (1 / len(x))
+    scale = (mean_square + 1e-5) ** -0.5
+    return [xi * scale for xi in x]
+
+
+def embed(model, token, position):
+    """The vector [n_embd] that a position starts with: which token it has, and where it stands.
+
+    Attention by itself would not know the order of the letters. The position embedding tells it.
+    """
+    tok_emb = model["wte"][token]
+    pos_emb = model["wpe"][position]
+    return rmsnorm([t + p for t, p in zip(tok_emb, pos_emb)])
+
+
+def mean(values):
+    """The average of some numbers. fsum() rounds only once, so every Python gives the same."""
+    return math.fsum(values) / len(values)
+
+
+def show_progress(step, num_steps, loss, started):
+    """Print step, loss, elapsed and remaining time: on a terminal always in the same line.
+
+    In a pipe or a file, print a line for the first three steps and for every tenth of all steps.
+    """
+    elapsed = time.perf_counter() - started
+    remaining = elapsed * (num_steps / step - 1)
+    line = f"step {step:4d}/{num_steps}  loss {loss:.5f}  {elapsed:5.1f} s, {remaining:5.1f} s left"
+    if os.isatty(1):
+        print(f"\r{line} ", end="\n" if step == num_steps else "")
+    elif step <= 3 or step % max(1, num_steps // 10) == 0:
+        print(line)
+
+
+def show_training(losses, num_steps):
+    """Run a generator of losses to its end, and show its progress. Return the losses."""
+    started = time.perf_counter()
+    seen = []
+    for loss in losses:
+        seen.append(loss)
+        show_progress(len(seen), num_steps, loss, started)
+    return seen
+
+
+def print_results(rows):
+    """Print the results: one per line, with its name, its value, and the bound it has to meet."""
+    print("\n=== results ===")
+    for name, value, bound in rows:
+        text = f"{value:.4f}" if isinstance(value, float) else value
+        print(f"{name:<26}{text:<9}{bound}".rstrip())
+
+
+# An earlier release of the list in 01-foundations: 32,033 names instead of 32,178.
+NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
+NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
+print = functools.partial(print, flush=True)  # print each line at once, also into a pipe
+
+
+def load_names():
+    """All names, in file order: from names.txt beside this script or else in ../01-foundations.
+
+    If neither file exists, the list is downloaded. Whatever fails ends in SystemExit, with one line
+    that says what to do.
+    """
+    folder = os.path.dirname(os.path.abspath(__file__))
+    path = os.path.join(folder, "names.txt")
+    source = path
+    if not os.path.exists(source):
+        source = os.path.join(folder, "..", "01-foundations", "names.txt")
+    try:
+        if os.path.exists(source):
+            with open(source, "rb") as file:
+                raw = file.read()
+        else:
+            source = NAMES_URL
+            raw = download_names(path)
+        names = raw.decode("ascii").split()
+        if len(set(names)) < 10000:  # too few to train on some and to hold out others
+            raise ValueError("it has fewer than 10000 different names")
+    except Exception as error:  # of many kinds: OSError, HTTPException, UnicodeDecodeError, ...
+        advice = f"Put an ASCII text file of names, one per line, at {path}"
+        raise SystemExit(f"No names from {source}: {str(error).strip()}. {advice}") from None
+    return names
+
+
+def download_names(path):
+    """Download the list of names, check that it is the expected one, and keep it at `path`.
+
+    Returns its bytes. Raises an exception if the download fails or the list is another one. If it
+    cannot be kept, it prints a line and goes on.
+    """
+    with urllib.request.urlopen(NAMES_URL, timeout=10) as answer:
+        raw = answer.read(5_000_000)  # the list has 228,145 bytes
+    if hashlib.sha256(raw).hexdigest() != NAMES_SHA256:
+        raise ValueError("its SHA-256 is not the one expected")
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(raw)
+        os.replace(temporary, path)  # in one move, so that nobody ever meets half a file
+    except OSError as error:
+        print(f"The names could not be kept for the next run: {error}")
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+    return raw
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BrokenPipeError:
+        os._exit(0)  # the reader of the pipe has gone, as in `python script.py | head`

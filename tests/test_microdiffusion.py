@@ -5,7 +5,17 @@ import math
 import random
 
 import pytest
-from support.numbers import flat, gaussian, gradients, lift, lower, matvec, places_of_each, slopes
+from support.numbers import (
+    adam,
+    flat,
+    gaussian,
+    gradients,
+    lift,
+    lower,
+    matvec,
+    places_of_each,
+    slopes,
+)
 
 T = 30
 
@@ -241,28 +251,32 @@ def test_a_step_takes_each_t_once_with_fresh_noise(script, monkeypatch):
     assert math.fsum(c * c for c in drawn) / 120 == pytest.approx(1, abs=5 * math.sqrt(2 / 120))
 
 
-def test_a_batch_of_one(script, monkeypatch):
-    """With a single time step a batch is one point; its loss is the loss of that point."""
-    monkeypatch.setattr(script, "num_timesteps", 1)
-    points, alpha_bars = [[0.5, -0.5]], [1.0, 0.7]
-    weights = some_weights()
-    random.seed(2)
-    loss = next(script.train(lift(script, weights), points, alpha_bars))
-    random.seed(2)
-    eps = [random.gauss(0, 1), random.gauss(0, 1)]
-    assert loss == pytest.approx(script.noise_loss(weights, points[0], 1, eps, alpha_bars))
+def test_training_takes_steps_of_adam_at_a_falling_rate(script, monkeypatch):
+    """Two steps of two time steps, each on the one point that there is, with the noise drawn."""
+    monkeypatch.setattr(script, "num_steps", 2)
+    monkeypatch.setattr(script, "num_timesteps", 2)
+    noise_loss, calls = script.noise_loss, []
 
+    def spy(model, *args):
+        calls.append(args)
+        return noise_loss(model, *args)
 
-def test_learning_rate_falls_linearly(script, monkeypatch):
-    rates = []
-    monkeypatch.setattr(script, "num_steps", 4)
-    monkeypatch.setattr(
-        script, "adam_step", lambda params, m, v, step, lr: rates.append((step, lr))
-    )
+    monkeypatch.setattr(script, "noise_loss", spy)
     model = lift(script, some_weights())
-    list(script.train(model, [[0.5, -0.5]], script.make_schedule()[1]))
-    assert [step for step, _ in rates] == [1, 2, 3, 4]
-    assert [lr for _, lr in rates] == pytest.approx([0.03, 0.0225, 0.015, 0.0075])
+    steps = script.train(model, [[0.5, -0.5]], [1.0, 0.7, 0.4])
+    m = v = [0.0] * len(flat(model))
+    for step, rate in ((1, 0.03), (2, 0.015)):
+        twin = lift(script, lower(model))
+        calls.clear()
+        loss = next(steps)
+        assert [(x0, t) for x0, t, *_ in calls] == [([0.5, -0.5], 1), ([0.5, -0.5], 2)]
+        expected_loss = (noise_loss(twin, *calls[0]) + noise_loss(twin, *calls[1])) / 2
+        expected_loss.backward()
+        before, grads = flat(lower(twin)), flat(gradients(twin))
+        expected, m, v = adam(before, grads, m, v, step, rate, beta1=0.85, beta2=0.99)
+        assert loss == pytest.approx(expected_loss.data)
+        assert flat(lower(model)) == pytest.approx(expected, abs=1e-9)
+    assert next(steps, None) is None
 
 
 @pytest.mark.slow

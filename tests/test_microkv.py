@@ -1,5 +1,6 @@
 """microkv: the cache against a model without one, its costs against formulas, and the blocks."""
 
+import collections
 import functools
 import math
 import random
@@ -15,7 +16,7 @@ from support.numbers import (
     slopes,
     softmax,
 )
-from support.scripts import NAMES, load
+from support.scripts import load
 
 N, HEADS, LAYERS = 8, 2, 2
 TOKENS = [26, 3, 0, 17, 8, 0, 26, 11, 4, 14, 26]
@@ -27,7 +28,9 @@ def weights(vocab_size=27, positions=16):
 
 def scores(script, model, tokens, cache):
     """Logits [m][vocab_size] of the positions that are not in the cache."""
-    return script.project(script.forward(model, tokens, cache), model["lm_head"])
+    counter = collections.Counter()
+    vectors = script.forward(model, tokens, cache, counter)
+    return [script.linear(x, model["lm_head"], counter) for x in vectors]
 
 
 def formula(start, end, vocab_size=27):
@@ -36,36 +39,7 @@ def formula(start, end, vocab_size=27):
     each = LAYERS * (4 * N * N + 2 * 4 * N * N)
     products = LAYERS * HEADS * (N // HEADS) * pairs
     projections = each * (end - start) + vocab_size * N
-    return {"projections": projections, "scores": products, "values": products}
-
-
-# --- the run ---
-
-
-def test_many_steps_were_compared(run):
-    assert 400 < run.metrics["compared_steps"] <= 8 * 63
-
-
-def test_waste_of_contiguous_and_of_paged_memory(run):
-    """No allocator: each text takes what its age rounds up to."""
-    random.seed(42)
-    names = random.sample(NAMES.read_text(encoding="ascii").split(), 800)[500:]
-    lengths = [len(name) + 1 for name in names]
-    for kind, size in (("contiguous", 16), ("paged", 4)):
-        used, taken = [], []
-        for step in range(len(lengths) + max(lengths)):
-            ages = [step - i + 1 for i, n in enumerate(lengths) if 1 <= step - i + 1 <= n]
-            used.append(sum(ages))
-            taken.append(sum(math.ceil(age / size) * size for age in ages))
-        waste = 100 - 100 * sum(used) / sum(taken)
-        assert run.metrics[f"{kind}_waste"] == pytest.approx(waste, abs=1e-4)
-        assert run.metrics[f"{kind}_peak"] == max(taken)
-
-
-def test_drawings(run):
-    lines = run.stdout.splitlines()
-    assert any(line.endswith(" ####") for line in lines)  # the bytes kept
-    assert any("##.." in line for line in lines)  # memory in use, then empty
+    return {"matrices": projections, "scores": products, "averages": products}
 
 
 # --- the model, with a cache and without ---
@@ -82,21 +56,21 @@ def microgpt(monkeypatch):
 
 
 def test_all_tokens_at_once_equal_microgpt_one_by_one(script, microgpt):
-    model, past, cache = weights(), {}, script.new_cache()
+    model, past, cache = weights(), {}, {}
     expected = [microgpt.gpt(model, token, i, past) for i, token in enumerate(TOKENS)]
     for row, other in zip(scores(script, model, TOKENS, cache), expected, strict=True):
         assert row == pytest.approx(other, abs=1e-12)
-    for layer, (keys, values) in enumerate(cache):
+    for layer, (keys, values) in cache.items():
         for mine, theirs in ((keys, past[layer][0]), (values, past[layer][1])):
             for row, other in zip(mine, theirs, strict=True):
                 assert row == pytest.approx(other, abs=1e-12)
 
 
 def test_any_split_into_calls_gives_the_same_bits(script):
-    model, whole = weights(), script.new_cache()
+    model, whole = weights(), {}
     expected = scores(script, model, TOKENS, whole)
     for cuts in ([1], [5], [4, 5, 9], range(1, len(TOKENS))):
-        cache, rows = script.new_cache(), []
+        cache, rows = {}, []
         for end in (*cuts, len(TOKENS)):
             rows += scores(script, model, TOKENS[:end], cache)
         assert rows == expected
@@ -104,36 +78,38 @@ def test_any_split_into_calls_gives_the_same_bits(script):
 
 
 def test_only_new_positions_are_computed(script):
-    model, cache = weights(), script.new_cache()
+    model, cache = weights(), {}
     for end, new in ((4, 4), (5, 1), (5, 0), (11, 6)):
-        assert len(script.forward(model, TOKENS[:end], cache)) == new
-        assert [len(side) for layer in cache for side in layer] == [end] * 4
+        assert len(scores(script, model, TOKENS[:end], cache)) == new
+        assert [len(side) for layer in cache.values() for side in layer] == [end] * 4
+        assert script.num_cached(cache) == end
+    assert script.num_cached({}) == 0
 
 
 def test_a_later_token_changes_nothing_before_it(script):
     model = weights()
-    rows = [scores(script, model, [26, 0, 5, last], script.new_cache()) for last in (3, 9)]
+    rows = [scores(script, model, [26, 0, 5, last], {}) for last in (3, 9)]
     assert rows[0][:3] == rows[1][:3]
     assert rows[0][3] != rows[1][3]
 
 
 def test_the_past_is_read_from_the_cache(script):
     """Who changes a value in the cache changes what comes after it."""
-    model, cache = weights(), script.new_cache()
-    script.forward(model, TOKENS[:5], cache)
+    model, cache = weights(), {}
+    scores(script, model, TOKENS[:5], cache)
     cache[1][1][2][6] += 1.0
     changed = scores(script, model, TOKENS, cache)
-    assert changed != scores(script, model, TOKENS, script.new_cache())[5:]
+    assert changed != scores(script, model, TOKENS, {})[5:]
 
 
 def test_more_tokens_than_positions_raise(script):
     model = weights(positions=5)
-    script.forward(model, [3] * 5, script.new_cache())
-    with pytest.raises(ValueError):
-        script.forward(model, [3] * 6, script.new_cache())
+    scores(script, model, [3] * 5, {})
+    with pytest.raises(IndexError):
+        scores(script, model, [3] * 6, {})
 
 
-def test_attend_heads_written_out(script):
+def test_attend_written_out(script):
     """Each head is softmax(q K^T / sqrt(d)) V of its own share of the numbers."""
     d = N // HEADS
     [q], keys, values = gaussian(1, N, 2), gaussian(5, N, 2, seed=4), gaussian(5, N, 2, seed=5)
@@ -143,13 +119,8 @@ def test_attend_heads_written_out(script):
         found = matvec([key[share] for key in keys], q[share])
         probs = softmax([score / math.sqrt(d) for score in found])
         expected += matvec(list(zip(*(value[share] for value in values))), probs)
-    assert script.attend_heads(q, keys, values) == pytest.approx(expected, abs=1e-12)
-
-
-def test_norm(script):
-    scale = math.sqrt(12.5 + 1e-5)
-    found = script.norm([[3.0, -4.0], [0.0, 0.0]])
-    assert found == [pytest.approx([3 / scale, -4 / scale]), [0.0, 0.0]]
+    found = script.attend(q, keys, values, collections.Counter())
+    assert found == pytest.approx(expected, abs=1e-12)
 
 
 # --- what a step costs ---
@@ -173,66 +144,101 @@ def counting(matrix):
 
 def test_projections_are_all_multiplications_by_weights(script):
     model = {name: counting(matrix) for name, matrix in weights().items()}
-    cache = script.new_cache()
+    cache = {}
     for end, new in ((7, 7), (8, 1)):
-        script.multiplies.clear()
+        counter = collections.Counter()
         Counted.total = 0
-        scores(script, model, TOKENS[:end], cache)
-        head = 27 * N * (new - 1)  # here every new position has logits
-        expected = formula(end - new, end)["projections"] + head
-        assert script.multiplies["projections"] == Counted.total == expected
+        vectors = script.forward(model, TOKENS[:end], cache, counter)
+        script.linear(vectors[-1], model["lm_head"], counter)
+        assert counter["matrices"] == Counted.total == formula(end - new, end)["matrices"]
 
 
-@pytest.mark.parametrize("which", ["scores", "values"])
+@pytest.mark.parametrize("which", ["scores", "averages"])
 def test_scores_and_values_are_all_multiplications_in_attention(script, which):
     [q], keys, values = gaussian(1, N), gaussian(6, N, seed=4), gaussian(6, N, seed=5)
     if which == "scores":
         keys = counting(keys)
     else:
         values = counting(values)
-    script.multiplies.clear()
+    counter = collections.Counter()
     Counted.total = 0
-    script.attend_heads(q, keys, values)
-    assert script.multiplies[which] == Counted.total == 6 * N
-    assert set(script.multiplies) == {"scores", "values"}
-
-
-@pytest.mark.parametrize("new, end", [(1, 1), (5, 5), (1, 9), (4, 9)])
-def test_predict(script, new, end):
-    assert script.predict(new, end, 27) == formula(end - new, end)
+    script.attend(q, keys, values, counter)
+    assert counter[which] == Counted.total == 6 * N
+    assert set(counter) == {"scores", "averages"}
 
 
 @pytest.mark.parametrize("prompt", [[26], [26, 4, 0, 11], TOKENS])
-def test_write_compares_the_two_ways(script, monkeypatch, prompt):
-    """Every step: equal logits, counts by the formula, both bytes; tokens as drawn by hand."""
+def test_both_ways_write_the_same_and_cost_what_the_formula_says(script, monkeypatch, prompt):
+    """Every token: equal logits, counts by the formula, and the draw that was made by hand."""
     monkeypatch.setattr(script, "block_size", 12)
     model, tokens = weights(positions=12), list(prompt)
+    ways = []
+    for use_cache in (False, True):
+        random.seed(9)
+        ways.append(list(script.write(model, prompt, use_cache)))
     random.seed(9)
-    steps = list(script.write(model, prompt))
-    random.seed(9)
-    for i, (found, without, with_one) in enumerate(steps):
+    for i, (plain, cached) in enumerate(zip(*ways, strict=True)):
         n = len(tokens)
-        start = n - 1 if i else 0  # the first step with a cache is the prefill
-        assert without.logits == with_one.logits
-        assert without.logits == scores(script, model, tokens, script.new_cache())[-1]
-        assert without.counted == without.predicted == formula(0, n)
-        assert with_one.counted == with_one.predicted == formula(start, n)
-        assert without.bytes == with_one.bytes == 2 * (2 * LAYERS * N * n)
-        for step, past in ((without, 0), (with_one, start)):  # read is what an earlier step kept
-            read = LAYERS * 12 * N * N + 27 * N + 2 * LAYERS * N * past
-            assert step.uses == pytest.approx(sum(step.counted.values()) / read)
-        tokens += random.choices(range(27), weights=softmax(without.logits))
-        assert found == tokens
-    assert len(steps) == 13 - len(prompt)
+        start = n - 1 if i else 0  # the first call with a cache reads the whole prompt
+        assert plain[0] == cached[0] == tokens
+        assert plain[1] == cached[1] == scores(script, model, tokens, {})[-1]
+        assert plain[2] == {**formula(0, n), "kept numbers": 0}
+        assert cached[2] == {**formula(start, n), "kept numbers": 2 * LAYERS * N * n}
+        tokens += random.choices(range(27), weights=softmax(plain[1]))
+    assert i == 12 - len(prompt)
     assert prompt == tokens[: len(prompt)]
+
+
+def test_compare_counts_what_differs(script, monkeypatch):
+    monkeypatch.setattr(script, "block_size", 12)
+    model, prompt = weights(positions=12), TOKENS[:4]
+    random.seed(9)
+    tokens, plain, cached, differences = script.compare(model, prompt)
+    random.seed(9)
+    steps = list(script.write(model, prompt, use_cache=True))
+    assert tokens == steps[-1][0]
+    assert differences == 0
+    assert plain == {n: {**formula(0, n), "kept numbers": 0} for n in range(4, 13)}
+    assert list(cached) == list(range(4, 13))
+    for n, counter in cached.items():
+        expected = formula(0 if n == 4 else n - 1, n)
+        assert {kind: counter[kind] for kind in expected} == expected
+    assert script.total(cached) == sum(sum(formula(n - 1, n).values()) for n in range(5, 13)) + sum(
+        formula(0, 4).values()
+    )
+    write = script.write
+
+    def spoiled(model, tokens, use_cache):
+        for found, logits, counter in write(model, tokens, use_cache):
+            if use_cache and len(found) in (6, 9):
+                logits = [*logits[:-1], logits[-1] + 1e-15]
+            yield found, logits, counter
+
+    monkeypatch.setattr(script, "write", spoiled)
+    assert script.compare(model, prompt)[3] == 2
+
+
+def test_attention_growth(script):
+    plain = {n: collections.Counter(formula(0, n)) for n in (32, 64)}
+    assert script.attention_growth(plain) == (64 * 65) / (32 * 33)
+    cached = {n: collections.Counter(formula(n - 1, n)) for n in (32, 64)}
+    assert script.attention_growth(cached) == 2
+
+
+def test_cache_bytes_are_those_of_the_numbers_in_it(script):
+    model, cache = weights(), {}
+    scores(script, model, TOKENS, cache)
+    numbers = [x for layer in cache.values() for side in layer for row in side for x in row]
+    assert script.count_numbers(cache) == len(numbers) == len(TOKENS) * LAYERS * 2 * N
+    assert script.cache_bytes({"kept numbers": 5}) == 10
 
 
 # --- blocks of memory ---
 
 
 def test_a_text_takes_a_block_when_the_last_is_full(script, monkeypatch):
-    monkeypatch.setattr(script, "num_slots", 6)
-    steps = [(list(tables.get(0, [])), list(free)) for tables, free, _ in script.serve([5], 2)]
+    monkeypatch.setattr(script, "memory_size", 6)
+    steps = [(list(tables.get(0, [])), list(free)) for tables, _, free in script.serve([5], 2)]
     taken = [blocks for blocks, _ in steps]
     assert [len(blocks) for blocks in taken] == [1, 1, 2, 2, 3, 0]
     assert all(blocks == taken[4][: len(blocks)] for blocks in taken)  # what it has, it keeps
@@ -244,8 +250,8 @@ def test_a_text_takes_a_block_when_the_last_is_full(script, monkeypatch):
 def test_no_block_is_lost_or_has_two_owners(script, size):
     rng = random.Random(size)
     lengths = [rng.randrange(1, 17) for _ in range(120)]
-    num_blocks, born = script.num_slots // size, {}
-    for step, (tables, free, used) in enumerate(script.serve(lengths, size)):
+    num_blocks, born = script.memory_size // size, {}
+    for step, (tables, sizes, free) in enumerate(script.serve(lengths, size)):
         owned = [block for blocks in tables.values() for block in blocks]
         assert sorted(owned + free) == list(range(num_blocks))
         ages = {}
@@ -253,7 +259,7 @@ def test_no_block_is_lost_or_has_two_owners(script, size):
             ages[text] = step - born.setdefault(text, step) + 1
             assert ages[text] <= lengths[text]
             assert len(blocks) == math.ceil(ages[text] / size)
-        assert used == sum(ages.values())
+        assert sizes == ages
     assert tables == {}
     assert sorted(free) == list(range(num_blocks))  # all are back
     assert born == {i: i for i in range(120)}
@@ -268,11 +274,34 @@ def test_blocks_are_used_again(script):
 
 
 def test_more_than_there_is_raises(script, monkeypatch):
-    monkeypatch.setattr(script, "num_slots", 32)
+    monkeypatch.setattr(script, "memory_size", 32)
     assert len(list(script.serve([8] * 4, 8))) == 12  # one step each, 8 for the last to end
     assert list(script.serve([4] * 20, 8))[-1][0] == {}
     with pytest.raises(IndexError):
         list(script.serve([5] * 20, 8))
+
+
+def test_place_of(script):
+    assert script.place_of([7, 2], 5, 4) == (2, 1)
+    for size in (1, 2, 4, 8):
+        found = {script.place_of(list(range(20)), position, size) for position in range(16)}
+        assert len(found) == 16
+        assert found == {(position // size, position % size) for position in range(16)}
+
+
+@pytest.mark.parametrize("size", [4, 16])
+def test_memory_use_is_what_the_ages_round_up_to(script, size):
+    """No allocator: each text takes its age, rounded up to whole pages."""
+    rng = random.Random(3)
+    lengths = [rng.randrange(3, 16) for _ in range(60)]
+    used, taken = [], []
+    for step in range(len(lengths) + max(lengths)):
+        ages = [step - i + 1 for i, n in enumerate(lengths) if 1 <= step - i + 1 <= n]
+        used.append(sum(ages))
+        taken.append(sum(math.ceil(age / size) * size for age in ages))
+    use = script.memory_use(lengths, size)
+    assert use == pytest.approx((sum(used) / len(used), sum(taken) / len(taken), max(taken)))
+    assert script.waste(use) == pytest.approx(100 - 100 * sum(used) / sum(taken))
 
 
 # --- training ---
@@ -281,16 +310,17 @@ def test_more_than_there_is_raises(script, monkeypatch):
 def test_training_is_gradient_descent_with_a_falling_rate(script, monkeypatch):
     """Each step moves a weight by -0.3 (1 - step / num_steps) times the slope of the mean loss."""
     monkeypatch.setattr(script, "num_steps", 4)
-    texts = [[3, 0, 1, 2, 3], [3, 2, 3], [3, 1, 0, 3], [3, 0, 3]]
+    names = ["abc", "c", "ba", "a"]
+    texts = [[3, *["abc".index(letter) for letter in name], 3] for name in names]
     model = lift(script, weights(4, 4))
     where = places_of_each(lower(model), 2)
 
     def loss(text, floats):
-        rows = scores(script, floats, text[:-1], script.new_cache())
+        rows = scores(script, floats, text[:-1], {})
         terms = [-math.log(softmax(row)[target]) for row, target in zip(rows, text[1:])]
         return math.fsum(terms) / len(terms)
 
-    training = script.train(model, texts)
+    training = script.train(model, names, ["a", "b", "c"])
     for step, text in enumerate(texts):
         before = lower(model)
         expected = slopes(functools.partial(loss, text), before, where)
@@ -302,12 +332,17 @@ def test_training_is_gradient_descent_with_a_falling_rate(script, monkeypatch):
     assert next(training, None) is None
 
 
-def test_init_model(script):
-    random.seed(1)
-    model = script.init_model(27)
-    shapes = {name: (len(rows), len(rows[0])) for name, rows in model.items()}
-    expected = gpt_matrices(27, N, 64, LAYERS)
-    assert shapes == {name: (len(rows), len(rows[0])) for name, rows in expected.items()}
-    drawn = [p.data for rows in model.values() for row in rows for p in row]
-    assert math.fsum(x * x for x in drawn) / len(drawn) == pytest.approx(0.08**2, rel=0.1)
-    assert len({id(p) for rows in model.values() for row in rows for p in row}) == len(drawn)
+def test_drawings(script, capsys, monkeypatch):
+    model, chars = weights(positions=64), list("abcdefghijklmnopqrstuvwxyz")
+    script.show_three_tokens(model, [26, 0, 13], chars)
+    plain = {n: collections.Counter(formula(0, n)) for n in range(3, 65)}
+    cached = {n: collections.Counter(formula(n - 1, n)) for n in range(3, 65)}
+    script.show_costs(".anna" * 13, plain, cached)
+    lengths = [7, 5, 9, 4, 8, 6, 10, 3]
+    script.show_memory(lengths)
+    script.show_waste(script.memory_use(lengths, 16), {4: script.memory_use(lengths, 4)})
+    out = capsys.readouterr().out
+    assert "." in out
+    assert " ####" in out  # bytes in the cache
+    assert "##.." in out  # used, then empty
+    assert out.isascii()

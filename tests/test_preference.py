@@ -38,8 +38,7 @@ def names_within_the_context(script):
 
 @pytest.mark.runs(*SHARING)
 def test_the_base_model_is_the_same_in_all(runs):
-    for metric in ("base_preferred_rate", "base_mean_length", "base_unique_share"):
-        assert len({run.metrics[metric] for run in runs}) == 1, metric
+    assert len({run.metrics["base_preferred_rate"] for run in runs}) == 1
 
 
 @pytest.mark.runs(*SHARING)
@@ -48,8 +47,8 @@ def test_names_stay_as_long_and_as_diverse_as_they_were(runs):
     for run in runs:
         metrics = run.metrics
         assert 0.15 < metrics["base_preferred_rate"] < 0.35
-        assert metrics["base_mean_length"] - 1 < metrics["mean_length"] < 7
-        assert metrics["unique_share"] > 0.75 * metrics["base_unique_share"]
+        assert 4.5 < metrics["mean_length"] < 7
+        assert metrics["unique_share"] > 0.75
         assert 0.01 < metrics["kl"] < 5
 
 
@@ -211,3 +210,14 @@ def test_judge_counts_what_the_model_writes(script, monkeypatch):
     }
     assert figures == pytest.approx(expected, rel=1e-12)
     assert script.judge(model, model, [0], ["a", "b"])[1]["kl"] == 0
+
+
+def test_split_names_leaves_no_name_in_two_lists(script):
+    random.seed(4)
+    names = script.load_names()
+    parts = script.split_names(names)
+    assert [len(part) for part in parts[:2]] == [script.num_steps, script.num_pair_names]
+    everything = [name for part in parts for name in part]
+    assert len(everything) == len(set(everything))
+    assert set(everything) == {name for name in names if len(name) <= 7}
+    assert parts[0] != sorted(parts[0])

@@ -5,20 +5,16 @@ their owners. The list ends empty.
 """
 
 OLD_FORM = {
-    "microgpt",
     "micrornn",
-    "microtokenizer",
     "microembedding",
     "microrag",
     "microvae",
     "microdiffusion",
     "microlora",
-    "microdpo",
     "microppo",
     "microgrpo",
     "micromoe",
     "microattention",
-    "microkv",
     "microquant",
     "microflash",
     "microbeam",
