@@ -138,7 +138,7 @@ def encode(text, merges):
     """The tokens of a text. `text` is bytes, or a str, which counts as its bytes in UTF-8.
 
     The order of the merges matters. A merge of "an" and "n" finds nothing before "a" and "n" have
-    been merged. And in "ala" both a + l and l + a fit, but only the one that comes first gets the l.
+    been merged. And in "ala" both a + l and l + a fit, but only the one that is older gets the l.
 
     Raises UnicodeEncodeError for a str that UTF-8 cannot express.
     """
