@@ -6,8 +6,8 @@ what sounds like a name. But we have thousands of names, and each of them is an 
 
 The idea: let a formula with a few thousand adjustable numbers (the parameters) give a probability
 to every letter that may come next, given the letters so far. For each real name, ask how probable
-the formula finds it, and change every parameter a little in the direction that makes the name more
-probable. A formula that gives real names a high probability can be used to write new ones: draw
+the formula finds it, and change the parameters a little, so that such names become more probable. A
+formula that gives real names a high probability can be used to write new ones: draw
 the next letter from its probabilities, append it, and ask again. The formula used here is the
 transformer, the one behind ChatGPT. Its special part is attention: each position of the text
 decides from which earlier positions it takes up information.
@@ -21,18 +21,18 @@ decides from which earlier positions it takes up information.
        attention takes up from the tokens before. softmax turns the scores into probabilities.
     4. name_loss: the loss is -log of the probability that the model gave to the token that really
        came next, averaged over the name. It is small if the model was hardly surprised.
-    5. train: compute the loss of one name, call backward(), and let adam_step change all parameters
-       so that the loss falls. Repeat this with the next name.
+    5. train: compute the loss of one name, call backward(), and let adam_step change the parameters
+       in the direction in which the loss falls. Repeat this with the next name.
     6. sample: start with the boundary, draw one token after the other from the probabilities, and
        stop when the boundary is drawn.
 
 The model, the recipe and the order of the random numbers are those of Andrej Karpathy's microgpt
-(2026). The list of names that this script downloads is his, and on it the losses are his to five
-decimals at the steps that he published. On the list in 01-foundations, a later release, they
-differ. The engine follows his micrograd. It adds dot(), which handles a whole sum of products in
-one piece. The architecture is a simplified GPT-2 (Radford et al. 2019). For those who know that
-model: RMSNorm stands for LayerNorm, ReLU for GELU, there are no biases, the extra norm comes after
-the embedding and not after the last layer, and the output has a matrix of its own.
+(2026), and on his list of names the losses are his. This script downloads that list if there is no
+other. On the list in 01-foundations, a later release, the losses differ. The engine follows his
+micrograd. It adds dot(), which handles a whole sum of products in one piece. The architecture is a
+simplified GPT-2 (Radford et al. 2019). For those who know that model: RMSNorm stands for LayerNorm,
+ReLU for GELU, there are no biases, the extra norm comes after the embedding and not after the last
+layer, and the output has a matrix of its own.
 """
 
 import collections
@@ -55,7 +55,7 @@ learning_rate = 0.01  # how far a step moves a parameter at first; it falls line
 beta1 = 0.85  # Adam averages gradients: the share of the old average that a step keeps
 beta2 = 0.99  # the same for the average of squared gradients
 eps_adam = 1e-8  # keeps Adam's division finite
-temperature = 0.5  # of sampling: below 1, tokens that are probable become more probable still
+temperature = 0.5  # of sampling: below 1, the most probable tokens become more probable still
 num_heldout = 500  # names to judge the model by; no training step sees them
 num_samples = 300  # names that the trained model writes
 
@@ -237,6 +237,8 @@ def dot(a, b):
 
         ds/da[i] = b[i]        ds/db[i] = a[i]
 
+    (If a and b are the same list, each element is an input twice, and backward() adds up both.)
+
     Tensor libraries go further in the same direction: there, a whole matrix product is one node.
 
     a and b are each a list of Values or a list of floats. The result is a Value if one of them
@@ -347,10 +349,9 @@ def attention_weights(q, keys):
     q [d] is the query of one position, and keys [t][d] has one key for each position up to this
     one. Returns [t]: one weight per position, positive, with sum 1.
 
-    Why sqrt(d): the dot product of two vectors is a sum of d products. If these are like random
-    numbers around 0, its typical size grows as sqrt(d). Large models have d = 64 or more. Without
-    the division, a softmax of such large scores would give nearly all weight to one position, and
-    nearly no gradient would reach the others.
+    Why sqrt(d): a score is a sum of d products. The more there are, the larger the scores tend to
+    be, and with large scores softmax gives nearly all weight to one position. The division keeps
+    the scores of narrow and wide models alike.
     """
     scores = [dot(q, key) * len(q) ** -0.5 for key in keys]
     return softmax(scores)
@@ -385,18 +386,19 @@ def embed(model, token, position):
 def gpt(model, token, position, cache):
     """The scores (logits) [vocab_size] of what may follow `token`, which stands at `position`.
 
-    The model reads one token per call. `cache` is {} at the start of a name. For each layer, it
-    holds a list of keys and a list of values, {layer: (keys, values)}, with one of each for every
-    position that was read. A call appends those of its own position, and attention reads all that
-    are there. No position can look ahead, because what comes later is not there yet.
+    The model reads one token per call. Attention also needs the keys and values of the earlier
+    positions, so each call keeps those of its own position in `cache`. It is {} at the start of a
+    name, then {layer: (keys, values)}, with a list of keys and a list of values, one per position.
+    No position can look ahead, because what comes later is not in the lists yet.
 
-    In training the cache holds Values. So the loss at a later position also reaches what was
-    computed for the earlier ones.
+    In training the cache holds Values. So backward() also follows the way from the loss at a later
+    position to what was computed for the earlier ones.
     """
     x = embed(model, token, position)  # [n_embd]: what this position knows so far
     head_size = len(x) // n_head
     for layer in range(n_layer):
-        # Attention: the position collects information from itself and the positions before it.
+        # Attention: the position collects information from itself and the positions before it. A
+        # layer begins with a norm. (In layer 0 it changes little, as embed() ends with one.)
         h = rmsnorm(x)
         query = linear(h, model[f"layer{layer}.attn_wq"])  # what this position looks for
         key = linear(h, model[f"layer{layer}.attn_wk"])  # what it can be found by
@@ -406,21 +408,22 @@ def gpt(model, token, position, cache):
         keys, values = cache[layer]
         keys.append(key)
         values.append(value)
-        # One head can only make one average of the past. Several heads, each with a share of the
-        # numbers in query, key and value, can look for several things at once.
+        # One head can only make one average of the past. Several heads can look for several things
+        # at once. The first head works with the numbers 0 to 3 of every query, key and value, the
+        # second with 4 to 7, and so on.
         heads = []
         for start in range(0, len(x), head_size):
             part = slice(start, start + head_size)
-            part_keys = [key[part] for key in keys]
-            part_values = [value[part] for value in values]
-            heads.extend(attend(query[part], part_keys, part_values))
+            head_keys = [k[part] for k in keys]
+            head_values = [v[part] for v in values]
+            heads.extend(attend(query[part], head_keys, head_values))
         attended = linear(heads, model[f"layer{layer}.attn_wo"])  # mixes what the heads found
         # x + f(x): a layer adds to x and does not replace it. So what x knew is kept, and gradients
         # have a direct way back to the first layer.
         x = [xi + ai for xi, ai in zip(x, attended)]
 
         # MLP: attention only averages. Here the position computes something new from what it has
-        # collected, by itself. Without relu() between them, two matrices would do no more than one.
+        # collected. Without relu() between them, two matrices could do no more than one.
         h = rmsnorm(x)
         hidden = [relu(u) for u in linear(h, model[f"layer{layer}.mlp_fc1"])]  # [4 * n_embd]
         computed = linear(hidden, model[f"layer{layer}.mlp_fc2"])
@@ -433,9 +436,9 @@ def name_loss(model, tokens):
     """The mean of -log p(next token) over one name. It is called cross-entropy.
 
     The probability of a name is the product of the probabilities of its tokens, each given those
-    before. The logarithm makes a sum of this product. The natural logarithm measures it in nats: 0
-    if every token was predicted with probability 1, and log(27) = 3.30 for a blind guess among 27.
-    Tokens beyond the context of block_size are left out.
+    before. The logarithm of this product is a sum. The loss is 0 if every token was predicted with
+    probability 1, and log(27) = 3.30 for a blind guess among 27 tokens. Its unit is called nat. A
+    name that is longer than the context loses its end.
     """
     num_predictions = min(block_size, len(tokens) - 1)
     cache = {}
@@ -453,7 +456,7 @@ def adam_step(params, m, v, step, rate):
     This is Adam (Kingma & Ba 2015, algorithm 1), with step = 1, 2, ... For each parameter, m is a
     running average of its gradient, and v of its squared gradient. Dividing by the root of v takes
     the size of the gradients out: if all of them were ten times as large, the steps would be the
-    same. A step is about as long as `rate` if the gradients agree, and shorter if they change sign.
+    same. So parameters with small gradients move as well.
     """
     m_correction = 1 - beta1**step
     v_correction = 1 - beta2**step
@@ -487,8 +490,8 @@ def sample(model):
 
     The last token is the boundary as well, unless the name reached the end of the context.
 
-    Dividing the scores by a temperature below 1 makes their differences larger. The probable tokens
-    then become more probable, and the names more ordinary.
+    Dividing the scores by a temperature below 1 makes their differences larger. The most probable
+    tokens then become more probable still, and the names more ordinary.
     """
     boundary = len(model["wte"]) - 1
     tokens = [boundary]

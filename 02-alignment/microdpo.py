@@ -706,6 +706,8 @@ def dot(a, b):
 
         ds/da[i] = b[i]        ds/db[i] = a[i]
 
+    (If a and b are the same list, each element is an input twice, and backward() adds up both.)
+
     Tensor libraries go further in the same direction: there, a whole matrix product is one node.
 
     a and b are each a list of Values or a list of floats. The result is a Value if one of them
@@ -810,10 +812,9 @@ def attention_weights(q, keys):
     q [d] is the query of one position, and keys [t][d] has one key for each position up to this
     one. Returns [t]: one weight per position, positive, with sum 1.
 
-    Why sqrt(d): the dot product of two vectors is a sum of d products. If these are like random
-    numbers around 0, its typical size grows as sqrt(d). Large models have d = 64 or more. Without
-    the division, a softmax of such large scores would give nearly all weight to one position, and
-    nearly no gradient would reach the others.
+    Why sqrt(d): a score is a sum of d products. The more there are, the larger the scores tend to
+    be, and with large scores softmax gives nearly all weight to one position. The division keeps
+    the scores of narrow and wide models alike.
     """
     scores = [dot(q, key) * len(q) ** -0.5 for key in keys]
     return softmax(scores)
@@ -848,18 +849,19 @@ def embed(model, token, position):
 def gpt(model, token, position, cache):
     """The scores (logits) [vocab_size] of what may follow `token`, which stands at `position`.
 
-    The model reads one token per call. `cache` is {} at the start of a name. For each layer, it
-    holds a list of keys and a list of values, {layer: (keys, values)}, with one of each for every
-    position that was read. A call appends those of its own position, and attention reads all that
-    are there. No position can look ahead, because what comes later is not there yet.
+    The model reads one token per call. Attention also needs the keys and values of the earlier
+    positions, so each call keeps those of its own position in `cache`. It is {} at the start of a
+    name, then {layer: (keys, values)}, with a list of keys and a list of values, one per position.
+    No position can look ahead, because what comes later is not in the lists yet.
 
-    In training the cache holds Values. So the loss at a later position also reaches what was
-    computed for the earlier ones.
+    In training the cache holds Values. So backward() also follows the way from the loss at a later
+    position to what was computed for the earlier ones.
     """
     x = embed(model, token, position)  # [n_embd]: what this position knows so far
     head_size = len(x) // n_head
     for layer in range(n_layer):
-        # Attention: the position collects information from itself and the positions before it.
+        # Attention: the position collects information from itself and the positions before it. A
+        # layer begins with a norm. (In layer 0 it changes little, as embed() ends with one.)
         h = rmsnorm(x)
         query = linear(h, model[f"layer{layer}.attn_wq"])  # what this position looks for
         key = linear(h, model[f"layer{layer}.attn_wk"])  # what it can be found by
@@ -869,21 +871,22 @@ def gpt(model, token, position, cache):
         keys, values = cache[layer]
         keys.append(key)
         values.append(value)
-        # One head can only make one average of the past. Several heads, each with a share of the
-        # numbers in query, key and value, can look for several things at once.
+        # One head can only make one average of the past. Several heads can look for several things
+        # at once. The first head works with the numbers 0 to 3 of every query, key and value, the
+        # second with 4 to 7, and so on.
         heads = []
         for start in range(0, len(x), head_size):
             part = slice(start, start + head_size)
-            part_keys = [key[part] for key in keys]
-            part_values = [value[part] for value in values]
-            heads.extend(attend(query[part], part_keys, part_values))
+            head_keys = [k[part] for k in keys]
+            head_values = [v[part] for v in values]
+            heads.extend(attend(query[part], head_keys, head_values))
         attended = linear(heads, model[f"layer{layer}.attn_wo"])  # mixes what the heads found
         # x + f(x): a layer adds to x and does not replace it. So what x knew is kept, and gradients
         # have a direct way back to the first layer.
         x = [xi + ai for xi, ai in zip(x, attended)]
 
         # MLP: attention only averages. Here the position computes something new from what it has
-        # collected, by itself. Without relu() between them, two matrices would do no more than one.
+        # collected. Without relu() between them, two matrices could do no more than one.
         h = rmsnorm(x)
         hidden = [relu(u) for u in linear(h, model[f"layer{layer}.mlp_fc1"])]  # [4 * n_embd]
         computed = linear(hidden, model[f"layer{layer}.mlp_fc2"])
@@ -895,9 +898,9 @@ def name_loss(model, tokens):
     """The mean of -log p(next token) over one name. It is called cross-entropy.
 
     The probability of a name is the product of the probabilities of its tokens, each given those
-    before. The logarithm makes a sum of this product. The natural logarithm measures it in nats: 0
-    if every token was predicted with probability 1, and log(27) = 3.30 for a blind guess among 27.
-    Tokens beyond the context of block_size are left out.
+    before. The logarithm of this product is a sum. The loss is 0 if every token was predicted with
+    probability 1, and log(27) = 3.30 for a blind guess among 27 tokens. Its unit is called nat. A
+    name that is longer than the context loses its end.
     """
     num_predictions = min(block_size, len(tokens) - 1)
     cache = {}
@@ -915,7 +918,7 @@ def adam_step(params, m, v, step, rate):
     This is Adam (Kingma & Ba 2015, algorithm 1), with step = 1, 2, ... For each parameter, m is a
     running average of its gradient, and v of its squared gradient. Dividing by the root of v takes
     the size of the gradients out: if all of them were ten times as large, the steps would be the
-    same. A step is about as long as `rate` if the gradients agree, and shorter if they change sign.
+    same. So parameters with small gradients move as well.
     """
     m_correction = 1 - beta1**step
     v_correction = 1 - beta2**step

@@ -631,6 +631,8 @@ def dot(a, b):
 
         ds/da[i] = b[i]        ds/db[i] = a[i]
 
+    (If a and b are the same list, each element is an input twice, and backward() adds up both.)
+
     Tensor libraries go further in the same direction: there, a whole matrix product is one node.
 
     a and b are each a list of Values or a list of floats. The result is a Value if one of them

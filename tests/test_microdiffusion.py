@@ -247,6 +247,7 @@ def test_a_step_takes_each_t_once_with_fresh_noise(script, monkeypatch):
     assert len(set(chosen)) > 45
     assert {list(x)[0] for x in chosen} <= {x for x, _ in points}
     drawn = [c for eps in noises for c in eps]
+    assert len(set(drawn)) == 120
     assert abs(math.fsum(drawn) / 120) < 5 / math.sqrt(120)
     assert math.fsum(c * c for c in drawn) / 120 == pytest.approx(1, abs=5 * math.sqrt(2 / 120))
 
