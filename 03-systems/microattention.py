@@ -1,400 +1,533 @@
 """Attention is one formula: its variants differ in what they keep and in how far they look.
 
-Multi-head attention (MHA) by Vaswani et al. (2017), one head for keys and values (MQA) by Shazeer
-(2019), a few of them (GQA) by Ainslie et al. (2023), a sliding window by Beltagy et al. (2020).
-All as a decoder runs them: one position at a time, over a cache of the keys and values so far. It
-holds nothing later, so all of them are causal. Nothing is trained; inputs and weights are random.
-Left out are layers and position embeddings, which all variants would share.
+The problem: in a GPT, every position of a text takes up information from the positions before it.
+For that it needs, from each of them, a key and a value. A program that writes a text keeps the keys
+and values of all positions in memory, and reads all of them again for every new token. For long
+texts this takes more memory and more time than anything else. So the variants of attention were
+invented: they keep less, or look less far, and the question is what that changes.
+
+The idea of attention: a position asks a question, its query. It compares the query with the key of
+every position by a dot product. softmax makes weights of these scores, positive and with sum 1. The
+result is the weighted average of the values. One such unit is called a head. Several heads can look
+for several things at once, each with vectors of its own.
+
+    1. attend: the formula, for one query. vanilla uses it as it is, with a single wide head.
+    2. multi_head: several narrow heads, each with its own queries, keys and values (MHA).
+    3. grouped_query: a group of heads shares keys and values, and each still has its own queries
+       (GQA).
+    4. multi_query: all heads share one set of keys and values (MQA).
+    5. sliding_window: every head has its own again, but what lies too far back is forgotten.
+    6. decode: run a variant over a text, one position at a time, and count what it costs and keeps.
+    7. pool: make a model with few keys and values from one with many, by averaging. The output
+       stays the same only if the heads were alike. sweep measures how alike they have to be.
+
+MHA is by Vaswani et al. (2017), MQA by Shazeer (2019), GQA by Ainslie et al. (2023), and the window
+by Beltagy et al. (2020). Papers write attention as one product of matrices, with a mask that hides
+later positions. Here each position is computed when its turn comes, so that later ones do not exist
+yet, and the matrix of all scores is never made. Nothing is trained: inputs and weights are random.
+Left out are the other parts of a layer, and position embeddings, which all variants would share.
 """
 
 import collections
 import functools
 import itertools
 import math
+import os
 import random
 import time
 
-# === CONSTANTS: the layer, and how alike its heads are ===
-n_embd, n_head = 32, 4  # numbers per position; query heads that split them
-n_kv_head = 2  # for GQA; Llama 2 70B has 8 for its 64 query heads
-n_positions, window = 40, 8  # Mistral 7B has a window of 4,096
-bytes_per_number = 2  # 16-bit floats, as production caches have them
-shares = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)  # of each K/V head, what all have in common
-num_draws = 5  # inputs and weights to average over
-level, share_close = 0.95, 0.95  # the plan's bound for a cosine to MHA, and heads that meet it
-print = functools.partial(print, flush=True)  # flush each line, into a pipe too
+# === CONSTANTS ===
+n_embd = 32  # numbers per position
+n_head = 4  # heads, which ask with n_embd / n_head = 8 numbers each
+n_kv_head = 2  # sets of keys and values in GQA; Llama 2 70B has 8 of them for 64 heads
+n_positions = 40  # length of the text
+window = 8  # positions that the sliding window can see; Mistral 7B v0.1 sees 4,096
+bytes_per_number = 2  # of the cache, as if its numbers were stored in 16 bits
+num_draws = 5  # random inputs and weights to average over in the sweep
+shares = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)  # of the sweep: how much heads have in common
+close_share = 0.95  # the share at which the results say how close GQA and MQA are
+level = 0.95  # the cosine to MHA that counts as "the same output"
 
 
-# === DATA: random inputs, and heads that are more or less alike ===
-def gaussian(n_rows, n_columns, std):
-    return [[random.gauss(0, std) for _ in range(n_columns)] for _ in range(n_rows)]
-
-
-def draw_parts():
-    """Queries, output, and of keys and values a part common to all heads and each head's own.
-
-    A head's matrix is [d_head][n_embd]. The scale gives scores a variance of about 1.
-    """
-    d_head, std = n_embd // n_head, n_embd**-0.5
-    parts = {name: gaussian(d_head, n_embd, std) for name in ("common_k", "common_v")}
-    for name in ("wq", "own_k", "own_v"):
-        parts[name] = [gaussian(d_head, n_embd, std) for _ in range(n_head)]
-    return parts | {"wo": gaussian(n_embd, n_embd, std)}
-
-
-def make_weights(parts, share):
-    """MHA's "wq", "wk", "wv" [n_head][d_head][n_embd] and "wo" [n_embd][n_embd].
-
-    A key or value head is sqrt(share) * common + sqrt(1 - share) * own. The roots keep its
-    variance, and make the share the expected cosine of two heads: 0 for independent heads, 1 for
-    copies of a single one.
-    """
-    a, b = math.sqrt(share), math.sqrt(1 - share)
-    w = {"wq": parts["wq"], "wo": parts["wo"]}
-    for name in "kv":
-        common, heads = parts[f"common_{name}"], parts[f"own_{name}"]
-        w[f"w{name}"] = [
-            [[a * x + b * y for x, y in zip(*rows)] for rows in zip(common, own)] for own in heads
-        ]
-    return w
-
-
-def pool_heads(heads, n_groups):
-    """The mean of each group of neighbours: [n_head] matrices -> [n_groups] (Ainslie et al., 2).
-
-    The mean of g heads that are alike by a cosine of s has a cosine of sqrt(s + (1 - s) / g) with
-    each of them, and is shorter by that factor: only 0.5, both, for four independent heads.
-    ValueError if n_groups does not divide n_head.
-    """
-    size, left_over = divmod(len(heads), n_groups)
-    if left_over:
-        raise ValueError(f"{len(heads)} heads do not make {n_groups} equal groups")
-    groups = [heads[start : start + size] for start in range(0, len(heads), size)]
-    return [[[mean(ws) for ws in zip(*rows)] for rows in zip(*group)] for group in groups]
-
-
-def pool(w, n_groups):
-    """MHA's weights, with fewer heads for keys and values: how a trained model is converted.
-
-    Ainslie et al. then train it on, with 5 % of the compute of its first training.
-    """
-    return w | {"wk": pool_heads(w["wk"], n_groups), "wv": pool_heads(w["wv"], n_groups)}
-
-
-def merge_heads(w):
-    """The same numbers as weights of a single head of width n_embd, for vanilla()."""
-    return w | {name: [[row for head in w[name] for row in head]] for name in ("wq", "wk", "wv")}
-
-
-# === MODEL: five variants, each for one position at a time ===
-#
-# Each takes x [n_embd], weights, and the cache {head: (keys, values)}, {} at the start. It adds to
-# the cache and returns [n_embd]. Read the last three as changes to multi_head(), marked CHANGED.
-# Queries are never shared: they are used at once, so nothing is saved by keeping fewer of them.
-
-flops = collections.Counter()  # by part of the layer; counted_dot() alone enters something
-
-
+# === THE FORMULA: compare a query with the keys, and average the values ===
 def dot(a, b):
-    """a . b of two lists of floats."""
-    total = 0.0  # a loop, because sum() of floats rounds differently from Python 3.12 on
+    """The dot product of two lists of floats. Raises ValueError if their lengths differ."""
+    total = 0.0  # in a loop, because the built-in sum() rounds differently from Python 3.12 on
     for x, y in zip(a, b, strict=True):
         total += x * y
     return total
 
 
-def counted_dot(a, b, part):
-    """a . b, and a multiplication and an addition entered for each of its terms.
+def softmax(logits):
+    """Turn scores [n] into probabilities [n]: exp(score), divided by the sum of all exp(score).
 
-    Only these are counted, as is usual. A score takes 2 * d_head, its use on the values as many
-    again: 32 here. The scale and softmax, some 6 more, are left out.
+    Subtracting the largest score changes no probability, and exp() then sees no positive number,
+    which could overflow.
+    """
+    largest = max(logits)
+    exps = [math.exp(x - largest) for x in logits]
+    total = math.fsum(exps)
+    return [e / total for e in exps]
+
+
+def counted_dot(a, b, part, flops):
+    """The dot product of a and b. Its operations are added to flops[part].
+
+    FLOPs are floating-point operations: one multiplication and one addition per term. Those of
+    softmax() and of the division of scores are not counted.
     """
     flops[part] += 2 * len(a)
     return dot(a, b)
 
 
-def project(x, w):
-    """x [n_in], w [n_out][n_in] -> w x [n_out]."""
-    return [counted_dot(row, x, "projections") for row in w]
+def attend(query, keys, values, flops):
+    """softmax(q K^T / sqrt(d)) V for one query (Vaswani et al. 2017, eq. 1).
 
+    query [d], keys and values [t][d] of the t positions that can be seen. Returns [d]. With the
+    scores 1.1 and 0, the weights are 0.75 and 0.25, and the result is 0.75 * the first value + 0.25
+    * the second.
 
-def softmax(logits):
-    """[n] scores -> [n] probabilities."""
-    peak = max(logits)
-    exps = [math.exp(x - peak) for x in logits]  # at most 1, so no score is too large
-    total = math.fsum(exps)
-    return [e / total for e in exps]
-
-
-def scaled_dot_product(q, keys, values):
-    """softmax(q K^T / sqrt(d)) V (Vaswani et al., eq. 1): q [d], keys and values [t][d] -> [d]."""
-    scores = [counted_dot(q, k, "attention") / math.sqrt(len(q)) for k in keys]
+    Dividing by sqrt(d) keeps the scores of narrow and wide heads alike. Otherwise wide heads would
+    have large scores, and softmax would give nearly all weight to one position.
+    """
+    scores = []
+    for key in keys:
+        scores.append(counted_dot(query, key, "attention", flops) / math.sqrt(len(query)))
     weights = softmax(scores)
-    return [counted_dot(weights, column, "attention") for column in zip(*values)]
+    # zip(*values) yields the first number of every value, then the second of every value, ...
+    return [counted_dot(weights, numbers, "attention", flops) for numbers in zip(*values)]
 
 
-def vanilla(x, w, cache):
-    """One head as wide as the layer: a position has a single pattern of where to look."""
-    keys, values = cache.setdefault(0, ([], []))
-    keys.append(project(x, w["wk"][0]))
-    values.append(project(x, w["wv"][0]))
-    out = scaled_dot_product(project(x, w["wq"][0]), keys, values)
-    return project(out, w["wo"])
+def project(x, matrix, flops):
+    """Multiply a matrix [n_out][n_in] with a vector x [n_in]. Return [n_out]."""
+    return [counted_dot(row, x, "projections", flops) for row in matrix]
 
 
-def multi_head(x, w, cache):
-    """MHA: narrow heads, each with its own pattern; as many numbers to keep as vanilla()."""
-    outs = []
-    for h, wq in enumerate(w["wq"]):
-        keys, values = cache.setdefault(h, ([], []))
-        keys.append(project(x, w["wk"][h]))
-        values.append(project(x, w["wv"][h]))
-        outs += scaled_dot_product(project(x, wq), keys, values)
-    return project(outs, w["wo"])  # mixes what the heads found
+# === THE VARIANTS: the same eight lines, with few changes ===
+#
+# Each variant computes one new position. x [n_embd] is its input. w holds the matrices: "wq", "wk"
+# and "wv" are lists with one matrix [8][n_embd] per head, and "wo" [n_embd][n_embd] mixes what the
+# heads found. cache[h] is (keys, values) of all earlier positions, for head or group h. A variant
+# appends the new key and value, and returns [n_embd]. grouped_query(), multi_query() and
+# sliding_window() are to be read beside multi_head(): CHANGED marks the lines that differ. The
+# drawing shows which keys and values kv the queries q of four heads look into:
+#
+#     MHA    q0 q1 q2 q3       GQA    q0 q1 q2 q3       MQA    q0 q1 q2 q3
+#            |  |  |  |               | /   | /                | /  /  /
+#            kv kv kv kv              kv    kv                 kv
+#
+# Queries are never shared. They are used at once and not kept, so sharing them would save nothing.
 
 
-def grouped_query(x, w, cache):
-    """GQA: a group of neighbouring query heads looks into the same keys and values."""
-    outs, n_kv = [], len(w["wk"])
-    for g in range(n_kv):  # CHANGED: keys and values are made once for each group
-        keys, values = cache.setdefault(g, ([], []))
-        keys.append(project(x, w["wk"][g]))
-        values.append(project(x, w["wv"][g]))
-    for h, wq in enumerate(w["wq"]):
-        keys, values = cache[h * n_kv // len(w["wq"])]  # CHANGED: its group's, not its own
-        outs += scaled_dot_product(project(x, wq), keys, values)
-    return project(outs, w["wo"])
+def vanilla(x, w, cache, flops):
+    """One head as wide as the layer. A position makes a single average of all that it can see."""
+    keys, values = cache[0]
+    keys.append(project(x, w["wk"][0], flops))
+    values.append(project(x, w["wv"][0], flops))
+    query = project(x, w["wq"][0], flops)
+    return project(attend(query, keys, values, flops), w["wo"], flops)
 
 
-def multi_query(x, w, cache):
-    """MQA: all query heads look into the same keys and values, and differ in what they ask."""
-    outs = []
-    # CHANGED: one head for keys and values, so no loop around it.
-    keys, values = cache.setdefault(0, ([], []))
-    keys.append(project(x, w["wk"][0]))
-    values.append(project(x, w["wv"][0]))
-    for wq in w["wq"]:  # CHANGED: each of them looks into it
-        outs += scaled_dot_product(project(x, wq), keys, values)
-    return project(outs, w["wo"])
+def multi_head(x, w, cache, flops):
+    """MHA: several narrow heads, each with its own keys and values, and its own average."""
+    found = []
+    for h in range(n_head):
+        keys, values = cache[h]
+        keys.append(project(x, w["wk"][h], flops))
+        values.append(project(x, w["wv"][h], flops))
+        query = project(x, w["wq"][h], flops)
+        found += attend(query, keys, values, flops)
+    return project(found, w["wo"], flops)
 
 
-def sliding_window(x, w, cache, window):
-    """MHA that sees the last `window` positions, its own among them, and forgets the others.
+def grouped_query(x, w, cache, flops):
+    """GQA: neighboring heads share keys and values. Heads 0 and 1 use one set, 2 and 3 another."""
+    found = []
+    num_groups = len(w["wk"])
+    for group in range(num_groups):  # CHANGED: keys and values are computed once per group
+        keys, values = cache[group]
+        keys.append(project(x, w["wk"][group], flops))
+        values.append(project(x, w["wv"][group], flops))
+    heads_per_group = n_head // num_groups
+    for h in range(n_head):
+        keys, values = cache[h // heads_per_group]  # CHANGED: those of its group
+        query = project(x, w["wq"][h], flops)
+        found += attend(query, keys, values, flops)
+    return project(found, w["wo"], flops)
 
-    In a stack of layers what is forgotten may still arrive: each layer hands it on by window - 1
-    positions. Production combines the variants: Mistral 7B has both GQA and a window.
+
+def multi_query(x, w, cache, flops):
+    """MQA: all heads share one set of keys and values, and differ only in what they ask."""
+    found = []
+    keys, values = cache[0]  # CHANGED: there is only one set, so no loop over heads
+    keys.append(project(x, w["wk"][0], flops))
+    values.append(project(x, w["wv"][0], flops))
+    for h in range(n_head):
+        query = project(x, w["wq"][h], flops)
+        found += attend(query, keys, values, flops)
+    return project(found, w["wo"], flops)
+
+
+def sliding_window(x, w, cache, flops, window=window):
+    """MHA that sees only the last `window` positions, the new one among them.
+
+    In a model of many layers, what was forgotten can still arrive: each layer hands information on
+    by window - 1 positions.
     """
-    outs = []
-    for h, wq in enumerate(w["wq"]):
-        keys, values = cache.setdefault(h, ([], []))
-        keys.append(project(x, w["wk"][h]))
-        values.append(project(x, w["wv"][h]))
-        del keys[:-window], values[:-window]  # CHANGED: what nobody will look at is not kept
-        outs += scaled_dot_product(project(x, wq), keys, values)
-    return project(outs, w["wo"])
+    found = []
+    for h in range(n_head):
+        keys, values = cache[h]
+        keys.append(project(x, w["wk"][h], flops))
+        values.append(project(x, w["wv"][h], flops))
+        del keys[:-window]  # CHANGED: what lies further back is not kept
+        del values[:-window]
+        query = project(x, w["wq"][h], flops)
+        found += attend(query, keys, values, flops)
+    return project(found, w["wo"], flops)
 
 
-# === INFERENCE: run them, predict what they cost, compare what they say ===
-def decode(variant, xs, w, *args):
-    """Outputs [n][n_embd], numbers in the cache after each of the n positions, FLOPs by part."""
-    cache, outputs, kept = {}, [], []
-    flops.clear()
+# When to use which: MHA where memory is no concern. GQA is the usual choice for large models that
+# serve many users, because it keeps a fraction of the keys and values, and still several sets of
+# them. MQA keeps least of these three. A window bounds the memory, however long the text gets, and
+# can be combined with each of them: Mistral 7B v0.1 has GQA and a window.
+
+
+# === WHAT A VARIANT COSTS: counted along a text, and by formula ===
+def decode(variant, xs, w):
+    """Run a variant over a text of inputs xs [n][n_embd], position by position.
+
+    Returns the outputs [n][n_embd], how many numbers the cache holds after each position, and the
+    FLOPs by part.
+    """
+    cache = [([], []) for _ in range(n_head)]
+    flops = collections.Counter()
+    outputs = []
+    kept = []
     for x in xs:
-        outputs.append(variant(x, w, cache, *args))
-        vectors = [vector for pair in cache.values() for side in pair for vector in side]
-        kept.append(sum(len(vector) for vector in vectors))
-    return outputs, kept, dict(flops)
+        outputs.append(variant(x, w, cache, flops))
+        count = 0
+        for keys, values in cache:
+            for vector in keys + values:
+                count += len(vector)
+        kept.append(count)
+    return outputs, kept, flops
 
 
-def make_variants(w):
-    """{title: (function, weights, kv_width and span for the formulas)} of all, from MHA's w."""
-    return {
-        "vanilla": (vanilla, merge_heads(w), n_embd, n_positions),
-        "MHA": (multi_head, w, n_embd, n_positions),
-        "GQA": (grouped_query, pool(w, n_kv_head), n_kv_head * n_embd // n_head, n_positions),
-        "MQA": (multi_query, pool(w, 1), n_embd // n_head, n_positions),
-        "window": (functools.partial(sliding_window, window=window), w, n_embd, window),
-    }
+def merge_heads(w):
+    """The same numbers as the weights of a single head of width n_embd, for vanilla()."""
+    merged = dict(w)
+    for name in ("wq", "wk", "wv"):
+        merged[name] = [[row for head in w[name] for row in head]]
+    return merged
 
 
-def predict_flops(n, kv_width, span):
-    """What n positions cost. kv_width: numbers in a position's keys; span: positions in sight."""
-    full = min(n, span)  # the first positions see 1, 2, ... full keys, the later ones span
-    num_seen = full * (full + 1) // 2 + (n - full) * span
-    return {  # 2 for each multiply-add
-        "projections": 2 * n * n_embd * (n_embd + 2 * kv_width + n_embd),  # of q; k, v; output
-        "attention": 2 * num_seen * (n_embd + n_embd),  # scores, values: sharing saves nothing here
-    }
+def predict_flops(n, num_sets, span):
+    """The FLOPs of n positions, by part, with `num_sets` sets of keys and values.
 
-
-def predict_kept(n, kv_width, span):
-    """Numbers in the cache after n positions: a key and a value of each that is in sight.
-
-    That is one layer. Llama 2 7B (32 layers, 32 heads of 128, 16 bits) keeps 2 GiB for each
-    sequence of 4,096 positions.
+    `span` is how many positions can be seen, the own one included. The attention itself is the same
+    for all that see equally far: sharing keys saves memory, but every query is still compared.
     """
-    return 2 * kv_width * min(n, span)
+    kv_width = num_sets * n_embd // n_head  # numbers in the keys of a position
+    num_seen = 0
+    for position in range(n):
+        num_seen += min(position + 1, span)
+    return {
+        "projections": 2 * n * n_embd * (n_embd + 2 * kv_width + n_embd),  # query; key, value; wo
+        "attention": 2 * num_seen * (n_embd + n_embd),  # scores and averages, of all heads
+    }
 
 
-def count_identity_failures(xs, w):
-    """How many of six pairs that are the same computation differ, if only in the last bit."""
-    one, single, pooled = merge_heads(w), pool(w, 1), pool(w, n_kv_head)
-    pairs = [  # alike in output, memory and FLOPs
-        ((vanilla, xs, one), (multi_head, xs, one)),
-        ((grouped_query, xs, w), (multi_head, xs, w)),
-        ((grouped_query, xs, single), (multi_query, xs, single)),
-        ((sliding_window, xs, w, len(xs)), (multi_head, xs, w)),
-    ]
-    failures = sum(decode(*a) != decode(*b) for a, b in pairs)
-    groups = n_head // n_kv_head  # GQA is MHA whose neighbouring heads are copies of one another
-    copied = w | {name: [h for h in pooled[name] for _ in range(groups)] for name in ("wk", "wv")}
-    failures += decode(grouped_query, xs, pooled)[0] != decode(multi_head, xs, copied)[0]
-    late, alone = decode(sliding_window, xs, w, window)[0], decode(multi_head, xs[-window:], w)[0]
-    return failures + (late[-1] != alone[-1])  # what the window forgot might never have been there
+def predict_kept(n, num_sets, span):
+    """The numbers in the cache after n positions: a key and a value of each position in sight.
+
+    This is for one layer. Llama 2 with 7 billion parameters has 32 layers with 32 heads of 128
+    numbers. In 16 bits, that is 2 GiB for a text of 4,096 positions.
+    """
+    return 2 * num_sets * (n_embd // n_head) * min(n, span)
+
+
+# === FROM MANY KEYS TO FEW: does the output stay the same? ===
+#
+# A trained model with MHA can be made into one with GQA or MQA by averaging the matrices for keys
+# and values in each group (Ainslie et al. 2023, who then train it a little more). That changes
+# nothing if the heads of a group are copies of each other. It changes much if they have nothing to
+# do with each other. So heads are drawn here with a share that they have in common, from 0 to 1.
+
+
+def gaussian(rows, columns, std):
+    """A matrix [rows][columns] of random numbers with mean 0 and standard deviation std."""
+    return [[random.gauss(0, std) for _ in range(columns)] for _ in range(rows)]
+
+
+def draw_parts():
+    """What the weights are mixed from: matrices common to all heads, and matrices of each head.
+
+    A matrix of a head is [n_embd / n_head][n_embd]. The standard deviation gives scores a variance
+    of about 1.
+    """
+    size = n_embd // n_head
+    std = n_embd**-0.5
+    parts = {"common_k": gaussian(size, n_embd, std), "common_v": gaussian(size, n_embd, std)}
+    for name in ("wq", "own_k", "own_v"):
+        parts[name] = [gaussian(size, n_embd, std) for _ in range(n_head)]
+    parts["wo"] = gaussian(n_embd, n_embd, std)
+    return parts
+
+
+def mix(common, own, share):
+    """sqrt(share) * common + sqrt(1 - share) * own, for two matrices.
+
+    The roots keep the variance. Two heads that are mixed like this have an expected cosine of
+    `share`: 0 for independent heads, 1 for copies.
+    """
+    a = math.sqrt(share)
+    b = math.sqrt(1 - share)
+    mixed = []
+    for common_row, own_row in zip(common, own):
+        mixed.append([a * x + b * y for x, y in zip(common_row, own_row)])
+    return mixed
+
+
+def make_weights(parts, share):
+    """The weights of multi_head(), whose heads have this share of keys and values in common."""
+    return {
+        "wq": parts["wq"],
+        "wk": [mix(parts["common_k"], own, share) for own in parts["own_k"]],
+        "wv": [mix(parts["common_v"], own, share) for own in parts["own_v"]],
+        "wo": parts["wo"],
+    }
+
+
+def mean_matrix(matrices):
+    """The average of several matrices of one shape."""
+    total = [[0.0] * len(row) for row in matrices[0]]
+    for matrix in matrices:
+        for i, row in enumerate(matrix):
+            for j, number in enumerate(row):
+                total[i][j] += number / len(matrices)
+    return total
+
+
+def pool(w, num_groups):
+    """Weights with only `num_groups` matrices for keys and for values: the means of neighbors.
+
+    Raises ValueError if the heads do not make equal groups.
+    """
+    if n_head % num_groups:
+        raise ValueError(f"{n_head} heads do not make {num_groups} equal groups")
+    size = n_head // num_groups
+    pooled = dict(w)
+    for name in ("wk", "wv"):
+        groups = [w[name][start : start + size] for start in range(0, n_head, size)]
+        pooled[name] = [mean_matrix(group) for group in groups]
+    return pooled
 
 
 def cosine(a, b):
+    """The cosine of the angle between two vectors: 1 if they point in the same direction."""
     return dot(a, b) / math.sqrt(dot(a, a) * dot(b, b))
 
 
 def mean_cosine(outputs, others):
-    """Mean over positions of the cosine of two outputs: how far one may stand in for the other.
+    """The mean cosine of two outputs, position by position: how alike they are.
 
-    It does not measure quality: a model trained with GQA from the start need not resemble MHA.
+    It is no measure of quality. A model that is trained with GQA from the start need not be like
+    one with MHA.
     """
     return mean([cosine(a, b) for a, b in zip(outputs, others)])
 
 
 def head_similarity(heads):
-    """Mean cosine of all pairs of heads, each taken as one long vector."""
-    flat = [[weight for row in head for weight in row] for head in heads]
-    return mean([cosine(a, b) for a, b in itertools.combinations(flat, 2)])
+    """The mean cosine of all pairs of heads, each matrix taken as one long vector."""
+    vectors = [[number for row in head for number in row] for head in heads]
+    return mean([cosine(a, b) for a, b in itertools.combinations(vectors, 2)])
 
 
 def sweep(draws):
-    """For each share yield the similarity of the heads, and of each draw the cosines of GQA, MQA.
+    """For each share, how alike the heads are, and how alike GQA and MQA are to MHA.
 
-    Where trained models are on this scale it cannot tell. Heads that attend alike need not be
-    alike: rotate a head's queries and keys together, and its scores stay as they are, while its
-    cosine to the others changes. The plain mean of pool_heads() then suffers for nothing.
+    Yields (similarity of the heads, cosines of GQA, cosines of MQA), with one cosine per draw.
+
+    Where trained models are on this scale cannot be read off their matrices. If the queries and the
+    keys of a head are rotated together, all its scores stay the same, but its cosine to the other
+    heads changes, and with it what the average is worth.
     """
     for share in shares:
-        similarities, gqa, mqa = [], [], []
+        similarities = []
+        gqa = []
+        mqa = []
         for xs, parts in draws:
             w = make_weights(parts, share)
             similarities += [head_similarity(w["wk"]), head_similarity(w["wv"])]
-            mha = decode(multi_head, xs, w)[0]
-            gqa.append(mean_cosine(decode(grouped_query, xs, pool(w, n_kv_head))[0], mha))
-            mqa.append(mean_cosine(decode(multi_query, xs, pool(w, 1))[0], mha))
+            mha_outputs, _, _ = decode(multi_head, xs, w)
+            gqa_outputs, _, _ = decode(grouped_query, xs, pool(w, n_kv_head))
+            mqa_outputs, _, _ = decode(multi_query, xs, pool(w, 1))
+            gqa.append(mean_cosine(gqa_outputs, mha_outputs))
+            mqa.append(mean_cosine(mqa_outputs, mha_outputs))
         yield mean(similarities), gqa, mqa
 
 
-def crossing(points):
-    """The x at which y first rises to `level`, on straight lines through the points (x, y)."""
-    for (x0, y0), (x1, y1) in zip(points, points[1:]):
-        if y0 < level <= y1:
-            return x0 + (x1 - x0) * (level - y0) / (y1 - y0)
-    raise ValueError(f"no crossing of {level}")
+def crossing(similarities, cosines):
+    """The similarity at which the cosine first reaches `level`, on straight lines between points.
 
-
-# === OUTPUT: tables, drawings, results ===
-def mean(values):
-    return math.fsum(values) / len(values)  # fsum rounds once, so alike on every Python
-
-
-def show_table(runs):
-    """Print what decode() found for each variant.
-
-    For every position a decoder reads its whole cache, and on an accelerator reading takes longer
-    than computing (Shazeer 2019). There a head that serves g queries is read once for all of them.
+    Raises ValueError if it never does.
     """
-    print("\nFLOPs     projections  attention  attention's,  numbers   bytes   cosine")
-    print("                                 a number read     kept    kept   to MHA")
-    for name, (outputs, kept, cost) in runs.items():
-        row = f"{name:8}{cost['projections']:13d}{cost['attention']:11d}"
-        row += f"{cost['attention'] / sum(kept):14.1f}{kept[-1]:9d}{kept[-1] * bytes_per_number:8d}"
-        print(f"{row}{mean_cosine(outputs, runs['MHA'][0]):9.3f}")
+    for i in range(1, len(cosines)):
+        if cosines[i - 1] < level <= cosines[i]:
+            way = (level - cosines[i - 1]) / (cosines[i] - cosines[i - 1])
+            return similarities[i - 1] + way * (similarities[i] - similarities[i - 1])
+    raise ValueError(f"the cosine never reaches {level}")
 
 
-def draw_memory(curves, height=10):
-    """Print {mark: numbers kept after each position}; where curves meet, the last one's mark."""
-    top = max(map(max, curves.values()))
-    for row in range(height, 0, -1):
-        line = ""
-        for column in zip(*curves.values()):
-            marks = [m for m, kept in zip(curves, column) if math.ceil(kept / top * height) == row]
-            line += marks[-1] if marks else " "
-        print(f"{top * row // height:6d} |{line}".rstrip())
+def count_not_finite(xs, w):
+    """How many outputs are not finite numbers, for inputs and for inputs a hundred times as large.
 
-
-def draw_sweep(rows, width=40):
-    """Print a row for each share: the numbers, and a line from 0 to 1 on which G and M stand."""
-    print(f"similarity   GQA (lowest, highest)   MQA (lowest, highest)   0{' ' * (width - 1)}1")
-    for similarity, *cosines in rows:
-        line = [" "] * (width + 1)
-        for mark, value in zip("|GM", (level, *map(mean, cosines))):
-            line[round(value * width)] = mark
-        numbers = [f"{mean(c):.3f} ({min(c):.3f}, {max(c):.3f})    " for c in cosines]
-        print(f"{similarity:10.3f}   {''.join(numbers)}{''.join(line)}".rstrip())
-
-
-def print_results(rows):
-    """Print the results, one a line: name, value, and the bound that the tests hold it to."""
-    print("\n=== results ===")
-    for name, value, criterion in rows:
-        value = f"{value:.4f}" if isinstance(value, float) else value
-        print(f"{name:<26}{value:<9}{criterion}".rstrip())
+    Large inputs make scores of ten thousands, at which exp() overflows if softmax() does not
+    subtract the largest score.
+    """
+    large = [[100 * number for number in x] for x in xs]
+    count = 0
+    for inputs in (xs, large):
+        for variant, weights in (
+            (vanilla, merge_heads(w)),
+            (multi_head, w),
+            (grouped_query, pool(w, n_kv_head)),
+            (multi_query, pool(w, 1)),
+            (sliding_window, w),
+        ):
+            outputs, _, _ = decode(variant, inputs, weights)
+            count += sum(not math.isfinite(y) for output in outputs for y in output)
+    return count
 
 
 # === MAIN ===
 def main():
     started = time.perf_counter()
     random.seed(42)
+    show_example()
+
+    # What does each variant compute, keep and cost? The heads are independent here.
     draws = [(gaussian(n_positions, n_embd, 1.0), draw_parts()) for _ in range(num_draws)]
     xs, parts = draws[0]
-    w, d_head = make_weights(parts, 0.0), n_embd // n_head
-    hot = [[100 * xi for xi in x] for x in xs]  # 10,000 times the scores: exp() would overflow
-    hot_query = project(hot[-1], w["wq"][0])
-    hot_scores = [dot(hot_query, project(x, w["wk"][0])) for x in hot]
-    print(f"{n_positions} positions, {n_head} independent heads of {d_head} numbers each.")
-    print(f"Heads for keys and values: GQA {n_kv_head}, MQA 1. The window: {window} positions.")
-    variants = make_variants(w)
-    runs = {name: decode(run, xs, weights) for name, (run, weights, *_) in variants.items()}
-    show_table(runs)
-    wrong_flops = wrong_memory = num_nan = 0
-    for name, (variant, weights, kv_width, span) in variants.items():
-        outputs, kept, cost = runs[name]
-        wrong_flops += cost != predict_flops(n_positions, kv_width, span)
-        wrong_memory += kept != [predict_kept(i + 1, kv_width, span) for i in range(n_positions)]
-        outputs = outputs + decode(variant, hot, weights)[0]
-        num_nan += sum(not math.isfinite(y) for output in outputs for y in output)
-    print("\nNumbers in the cache, by position (H MHA, under G GQA, under M MQA, under w window):")
-    kept = {name: run[1] for name, run in runs.items()}
+    w = make_weights(parts, 0.0)
+    runs = {
+        "vanilla": decode(vanilla, xs, merge_heads(w)),
+        "MHA": decode(multi_head, xs, w),
+        "GQA": decode(grouped_query, xs, pool(w, n_kv_head)),
+        "MQA": decode(multi_query, xs, pool(w, 1)),
+        "window": decode(sliding_window, xs, w),
+    }
+    show_costs(runs)
+    kept = {name: numbers for name, (_, numbers, _) in runs.items()}
     draw_memory({"H": kept["MHA"], "G": kept["GQA"], "M": kept["MQA"], "w": kept["window"]})
-    print(f"\nCosine to MHA as its K/V heads get more alike, {num_draws} draws (| is {level}):")
+
+    # How alike do heads have to be, so that fewer keys and values give the same output?
     table = list(sweep(draws))
     draw_sweep(table)
-    gqa, mqa = ([(row[0], mean(row[i])) for row in table] for i in (1, 2))
-    close = shares.index(share_close)
-    rows = [
-        ("identity_failures", sum(count_identity_failures(x, w) for x in (xs, hot)), "== 0"),
-        ("flops_mismatches", wrong_flops, "== 0"),
-        ("memory_mismatches", wrong_memory, "== 0"),
-        ("nan_count", num_nan, "== 0"),
-        ("extreme_score", round(max(hot_scores) / math.sqrt(d_head)), "> 1000"),
-        ("gqa_kv_ratio", kept["MHA"][-1] / kept["GQA"][-1], "== 2"),
-        ("mqa_kv_ratio", kept["MHA"][-1] / kept["MQA"][-1], "== 4"),
-        ("window_kv_ratio", kept["MHA"][-1] / kept["window"][-1], "== 5"),
-        ("gqa_cosine_independent", gqa[0][1], "< 0.95"),
-        ("mqa_cosine_independent", mqa[0][1], "< 0.95"),
-        ("gqa_cosine", gqa[close][1], "> 0.95"),
-        ("mqa_cosine", mqa[close][1], "> 0.95"),
-        ("gqa_crossing", crossing(gqa), "0.8 to 0.95"),
-        ("mqa_crossing", crossing(mqa), "0.8 to 0.95"),
-        ("runtime_seconds", time.perf_counter() - started, "< 60"),
-    ]
-    print_results(rows)
+    similarities = [similarity for similarity, _, _ in table]
+    gqa = [mean(cosines) for _, cosines, _ in table]
+    mqa = [mean(cosines) for _, _, cosines in table]
+    close = shares.index(close_share)
+
+    print_results(
+        [
+            ("gqa_kv_ratio", kept["MHA"][-1] / kept["GQA"][-1], "== 2"),
+            ("mqa_kv_ratio", kept["MHA"][-1] / kept["MQA"][-1], "== 4"),
+            ("window_kv_ratio", kept["MHA"][-1] / kept["window"][-1], "== 5"),
+            ("nan_count", count_not_finite(xs, w), "== 0"),
+            ("gqa_cosine_independent", gqa[0], "< 0.95"),
+            ("mqa_cosine_independent", mqa[0], "< 0.95"),
+            ("gqa_cosine", gqa[close], "> 0.95"),
+            ("mqa_cosine", mqa[close], "> 0.95"),
+            ("gqa_crossing", crossing(similarities, gqa), "0.8 to 0.95"),
+            ("mqa_crossing", crossing(similarities, mqa), "0.8 to 0.95"),
+            ("runtime_seconds", time.perf_counter() - started, "< 60"),
+        ]
+    )
+
+
+# === DRAWING: nothing below is needed to understand the algorithm ===
+def show_example():
+    """Print attention of the last of four positions, in one head with two numbers."""
+    keys = [[1.0, 0.0], [0.0, 1.0], [2.0, 0.0], [1.0, 1.0]]
+    values = [[10.0, 0.0], [0.0, 10.0], [20.0, 0.0], [10.0, 10.0]]
+    query = [1.0, -1.0]
+    scores = [dot(query, key) / math.sqrt(2) for key in keys]
+    weights = softmax(scores)
+    result = attend(query, keys, values, collections.Counter())
+    print("One head at the last of four positions, whose query is 1 -1:")
+    print("position     key   query . key   / sqrt(2)   weight      value")
+    for i, key in enumerate(keys):
+        print(
+            f"{i + 1:8d}{key[0]:5.0f}{key[1]:3.0f}{dot(query, key):13.1f}{scores[i]:12.3f}"
+            f"{weights[i]:9.3f}{values[i][0]:8.0f}{values[i][1]:3.0f}"
+        )
+    print(f"The weighted average of the values is {result[0]:.3f} {result[1]:.3f}.")
+
+
+def show_costs(runs):
+    """Print what each variant costs for a whole text, and how like MHA its output is."""
+    print(f"\nA text of {n_positions} positions, in one layer with {n_head} independent heads:")
+    print("         FLOPs of      FLOPs of    numbers in  bytes of     cosine of the")
+    print("         projections   attention   the cache   the cache    output to MHA")
+    mha_outputs, _, _ = runs["MHA"]
+    for name, (outputs, kept, flops) in runs.items():
+        print(
+            f"{name:8}{flops['projections']:12d}{flops['attention']:12d}{kept[-1]:14d}"
+            f"{kept[-1] * bytes_per_number:12d}{mean_cosine(outputs, mha_outputs):17.3f}"
+        )
+
+
+def draw_memory(curves, height=10):
+    """Print {mark: numbers kept after each position}. Where curves meet, the last mark is shown."""
+    print("\nNumbers in the cache, by position (H is MHA, G GQA, M MQA, w the window):")
+    top = max(max(kept) for kept in curves.values())
+    for row in range(height, 0, -1):
+        line = ""
+        for position in range(len(next(iter(curves.values())))):
+            mark = " "
+            for letter, kept in curves.items():
+                if math.ceil(kept[position] / top * height) == row:
+                    mark = letter
+            line += mark
+        print(f"{top * row // height:6d} |{line}".rstrip())
+
+
+def draw_sweep(table, width=40):
+    """Print a row for each share: the cosines, and a line from 0 to 1 on which G and M stand."""
+    print("\nHow close the averaged GQA (G) and MQA (M) come to MHA, as the heads get more alike:")
+    print(f"(cosines, least and greatest of {num_draws} draws in brackets; | is {level})")
+    print(f"similarity   GQA                     MQA                     0{' ' * (width - 1)}1")
+    for similarity, gqa, mqa in table:
+        line = [" "] * (width + 1)
+        line[round(level * width)] = "|"
+        line[round(mean(gqa) * width)] = "G"
+        line[round(mean(mqa) * width)] = "M"
+        cells = ""
+        for cosines in (gqa, mqa):
+            cells += f"{mean(cosines):.3f} ({min(cosines):.3f}, {max(cosines):.3f})    "
+        print(f"{similarity:10.3f}   {cells}{''.join(line)}".rstrip())
+
+
+# === REPEATED from microgpt.py, word for word ===
+def mean(values):
+    """The average of some numbers. fsum() rounds only once, so every Python gives the same."""
+    return math.fsum(values) / len(values)
+
+
+def print_results(rows):
+    """Print the results: one per line, with its name, its value, and the bound it has to meet."""
+    print("\n=== results ===")
+    for name, value, bound in rows:
+        text = f"{value:.4f}" if isinstance(value, float) else value
+        print(f"{name:<26}{text:<9}{bound}".rstrip())
+
+
+print = functools.partial(print, flush=True)  # print each line at once, also into a pipe
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BrokenPipeError:
+        os._exit(0)  # the reader of the pipe has gone, as in `python script.py | head`

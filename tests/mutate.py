@@ -32,15 +32,23 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 from support.blocks import REPEATED, TASK
 from support.scripts import ROOT, SCRIPTS
 from sync import DATA, ENGINE, GPT, IN_PLACE, OUTPUT, PREFERENCE
 
 MAX_BREAKS = 150
 SEED = 42
-# The time limit of a break, from the time of the tests on the unbroken script.
+# The time limit of a break, from the time of the tests on the unbroken script. It is in CPU seconds
+# where the system can limit these, so that a busy machine times out no more than an idle one.
 LIMIT_FACTOR = 5
 LIMIT_SECONDS = 10
+# Elapsed seconds per CPU second that tests may take: there are also breaks that wait for ever.
+PATIENCE = 10
 # A broken loop that fills a list for ever has to fail before it fills the memory.
 MEMORY_LIMIT = 3 * 2**30  # bytes
 # Test files beside tests/test_<script>.py, as far as they exist. What microdpo shares with microppo
@@ -748,7 +756,8 @@ def choose(source, breaks, tree, most, seed):
 
 
 # === TRYING: the tests in a copy of the repository, with a time limit ===
-# What a process of tests does first: it limits its memory, where the system has such limits.
+# What a process of tests does first: it limits its memory and, if told to, its CPU seconds, where
+# the system has such limits.
 RUN_TESTS = f"""
 import sys
 try:
@@ -756,9 +765,20 @@ try:
     resource.setrlimit(resource.RLIMIT_AS, ({MEMORY_LIMIT}, {MEMORY_LIMIT}))
 except (ImportError, OSError, ValueError):
     pass
+seconds = int(sys.argv[1])
+if seconds:
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
 import pytest
-sys.exit(pytest.main(sys.argv[1:]))
+sys.exit(pytest.main(sys.argv[2:]))
 """
+
+
+def time_spent():
+    """CPU seconds of all finished child processes, or elapsed seconds where that is not known."""
+    if resource is None:
+        return time.perf_counter()
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 class Workshop:
@@ -782,7 +802,7 @@ class Workshop:
     def run(self, broken=None, limit=None):
         """Run the tests on the script, or on a broken one. Return pytest's exit status.
 
-        It is None if the tests have not ended after `limit` seconds.
+        It is None if the tests have not ended after `limit` seconds, a whole number.
         """
         copy = self.free.get()
         try:
@@ -801,8 +821,9 @@ class Workshop:
 
     def run_tests(self, copy, limit):
         options = ["-q", "-x", "--tb=no", "-p", "no:cacheprovider", "-m", "not slow and not whole"]
+        cpu_limit = limit if limit and resource else 0
         process = subprocess.Popen(
-            [sys.executable, "-c", RUN_TESTS, *options, *self.tests],
+            [sys.executable, "-c", RUN_TESTS, str(cpu_limit), *options, *self.tests],
             cwd=copy,
             env={**os.environ, "PYTHONHASHSEED": "0"},
             stdin=subprocess.DEVNULL,
@@ -814,7 +835,8 @@ class Workshop:
         try:
             if self.stopped.is_set():
                 return None
-            return process.wait(limit)
+            status = process.wait(PATIENCE * limit if cpu_limit else limit)
+            return None if cpu_limit and status == -signal.SIGXCPU else status
         except subprocess.TimeoutExpired:
             return None
         finally:
@@ -846,16 +868,16 @@ def try_all(name, sample, jobs):
     fates = {"killed": [], "timed out": [], "alive": []}
     with tempfile.TemporaryDirectory(prefix="mutate-") as folder:
         workshop = Workshop(name, folder, jobs)
-        started = time.perf_counter()
+        started = time_spent()
         status = workshop.run()
-        spent = time.perf_counter() - started
+        spent = time_spent() - started
         tests = " ".join(workshop.tests)
         if status == 5:
             refuse(f"No quick test is selected for {name} in {tests}. Write one first.")
         if status != 0:
             refuse(f"The quick tests of {name} fail on the unbroken script: mend {tests} first.")
-        limit = LIMIT_FACTOR * spent + LIMIT_SECONDS
-        say(f"{name}: the tests take {spent:.1f} s; a break is given {limit:.0f} s")
+        limit = round(LIMIT_FACTOR * spent + LIMIT_SECONDS)
+        say(f"{name}: the tests take {spent:.1f} s; a break is given {limit} s")
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
             futures = {
                 pool.submit(workshop.run, broken, limit): change for change, broken in sample

@@ -14,7 +14,6 @@ OLD_FORM = {
     "microppo",
     "microgrpo",
     "micromoe",
-    "microattention",
     "microquant",
     "microflash",
     "microbeam",
