@@ -933,12 +933,7 @@ def main():
         for change, _ in sample:
             print(change.description)
         return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up then, too
-    try:
-        fates = try_all(args.script, sample, args.jobs)
-    except KeyboardInterrupt:
-        say("Interrupted. The copies of the repository are removed.")
-        raise SystemExit(130) from None
+    fates = try_all(args.script, sample, args.jobs)
     counts = ", ".join(f"{fate} {len(changes)}" for fate, changes in fates.items())
     print(f"{args.script}: tried {len(sample)}, {counts}")
     for change in sorted(fates["alive"], key=lambda change: change.line):
@@ -947,4 +942,9 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up then, too
+    try:
+        main()
+    except KeyboardInterrupt:
+        say("Interrupted. The copies of the repository are removed.")
+        raise SystemExit(130) from None

@@ -217,6 +217,13 @@ def test_compare_counts_what_differs(script, monkeypatch):
     monkeypatch.setattr(script, "write", spoiled)
     assert script.compare(model, prompt)[3] == 2
 
+    def other_text(model, tokens, use_cache):
+        for found, logits, counter in write(model, tokens, use_cache):
+            yield ([0] if use_cache and len(found) == 7 else found), logits, counter
+
+    monkeypatch.setattr(script, "write", other_text)
+    assert script.compare(model, prompt)[3] == 1
+
 
 def test_attention_growth(script):
     plain = {n: collections.Counter(formula(0, n)) for n in (32, 64)}
@@ -314,6 +321,7 @@ def test_training_is_gradient_descent_with_a_falling_rate(script, monkeypatch):
     texts = [[3, *["abc".index(letter) for letter in name], 3] for name in names]
     model = lift(script, weights(4, 4))
     where = places_of_each(lower(model), 2)
+    where += [(name, len(rows) - 1, len(rows[0]) - 1) for name, rows in model.items()]
 
     def loss(text, floats):
         rows = scores(script, floats, text[:-1], {})
