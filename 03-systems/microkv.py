@@ -13,19 +13,19 @@ Compute them once, and keep them in a KV cache: K for key, V for value. Then onl
 position has to be computed for each token. The price is memory that has to be kept from token to
 token, for every text that is being written.
 
-    1. forward: run those positions through the model whose keys and values are not in the cache
-       yet, and append their keys and values to it. If the cache is empty, that is the whole text.
+    1. forward: some positions of the text are in the cache. Run the others through the model, and
+       append their keys and values to the cache. If the cache is empty, that is the whole text.
     2. write: write a text, token by token. To work with a cache means to call forward with the same
        cache each time. To work without one means to call it with an empty cache each time. Nothing
        else is different.
     3. compare: write the same text in both ways, check that the scores for the next token (the
-       logits) are equal, and count multiplications. Without a cache, the products with the model's
-       matrices are computed for all positions, with one for a single position. In attention, a
-       token of a text of twice the length costs about four times as much without a cache, and
-       twice as much with one.
+       logits) are equal, and count multiplications. With a cache, the newest of t positions looks
+       at t keys. Without one, all positions look again, at 1 + 2 + ... + t = t (t + 1) / 2 keys. So
+       when t doubles, the attention for a token costs twice as much with a cache, and about four
+       times as much without.
     4. serve: share one memory among the caches of many texts, whose final lengths nobody knows.
-       Reserving enough for the longest possible text leaves most of it empty. Paging hands out
-       small pages instead, as an operating system does.
+       Reserving enough for the longest possible text leaves most of it empty, because texts begin
+       short and few of them get that long. Paging hands out small pages, as they are needed.
 
 The model is a relative of Andrej Karpathy's microgpt (2026). His gpt() always works with such a
 cache, one token at a time; the forward() here can do both. Paging is that of vLLM (Kwon et al.
@@ -45,7 +45,7 @@ import time
 import urllib.request
 
 # === CONSTANTS ===
-n_embd = 8  # numbers per token; with more, the matrices would cost far more than attention
+n_embd = 8  # numbers per token
 n_head = 2  # attention heads, which share those numbers
 num_steps = 500  # training steps, one name each
 first_rate = 0.3  # learning rate of the first step; it falls linearly to 0
@@ -138,14 +138,14 @@ def forward(model, tokens, cache, counter):
     it. Returns [new positions][n_embd].
 
     Why a cache is allowed: look at what a position reads. It reads its own vector, and the keys and
-    values in the lists. The loop below goes from left to right, so the keys and values of later
-    positions are not even in the lists when a position reads them. No later token can change what
-    is computed for this position, in any layer.
+    values in the lists. The loop below goes from left to right, so those of later positions are not
+    in the lists yet. In layer 0 its vector comes from its own token, and so no later token has a
+    part in what layer 0 computes for it. That is its vector in layer 1, and the same holds there.
     """
     first_new = num_cached(cache)
     vectors = []
     for position in range(first_new, len(tokens)):
-        vectors.append(embed(model, tokens[position], position))  # its place in the whole text
+        vectors.append(embed(model, tokens[position], position))
     for layer in range(n_layer):
         keys, values = cache.setdefault(layer, ([], []))  # empty lists at first
         outputs = []
@@ -157,7 +157,7 @@ def forward(model, tokens, cache, counter):
             q = linear(h, model[f"layer{layer}.attn_wq"], counter)  # used once, so it is not kept
             attended = attend(q, keys, values, counter)
             after_attention = add(x, linear(attended, model[f"layer{layer}.attn_wo"], counter))
-            # The two matrices with relu() between them, as in every GPT.
+            # Two matrices with relu() between them, as in microgpt.
             hidden = linear(rmsnorm(after_attention), model[f"layer{layer}.mlp_fc1"], counter)
             activated = [relu(number) for number in hidden]
             computed = linear(activated, model[f"layer{layer}.mlp_fc2"], counter)
@@ -188,9 +188,11 @@ def train(model, names, chars):
 def write(model, tokens, use_cache):
     """Continue a text until the context is full. Yield (tokens so far, logits, counter) per token.
 
-    logits [vocab_size] are the scores of the next token, and the counter holds what they cost. The
-    text goes on after a boundary. Behind the length of a name the model has learned nothing, so it
-    writes noise there. That changes no cost.
+    logits [vocab_size] are the scores of the next token, and the counter holds what they cost.
+    Its entry "kept numbers" is how many numbers stay in memory until the next token.
+
+    Writing does not stop at a boundary. The vectors of positions beyond the longest name have not
+    been trained, so the model writes noise there. That changes no cost.
 
     With a cache, the first call of forward() computes all positions of the prompt. This is called
     prefill, and parallel hardware does it all at once. The later calls compute one position each.
@@ -219,13 +221,17 @@ def count_numbers(cache):
     return count
 
 
-def compare(model, prompt):
-    """Continue a prompt in both ways. Return (text, plain, cached, number of differences).
+Comparison = collections.namedtuple("Comparison", "text plain cached differences")
 
-    plain and cached are {length of the text: counter}, without and with a cache. A difference is a
-    length at which the texts or the logits of the two ways are not equal. Both ways draw the same
+
+def compare(model, prompt):
+    """Continue a prompt in both ways. Return a Comparison.
+
+    plain and cached are {length of the text: counter}, without and with a cache. The differences are
+    the number of lengths at which the texts or the logits of the two ways are not equal. Both ways draw the same
     random numbers, so the texts can differ only if the logits do. The logits are equal to the last
-    bit, because the same sums are added up in the same order.
+    bit, because the same sums are added up in the same order. (Parallel hardware may add in another
+    order, and then the last digits differ.)
     """
     state = random.getstate()
     plain_steps = list(write(model, prompt, use_cache=False))
@@ -241,7 +247,7 @@ def compare(model, prompt):
         cached[len(cached_text)] = cached_counter
         if plain_text != cached_text or plain_logits != cached_logits:
             differences += 1
-    return plain_text, plain, cached, differences
+    return Comparison(plain_text, plain, cached, differences)
 
 
 def attention_cost(counter):
@@ -289,9 +295,9 @@ def place_of(table, position, page_size):
 def serve(lengths, page_size):
     """Let texts of the given lengths come and go, and yield the state of the memory at each step.
 
-    In step i, text i arrives and takes its first position. It takes one more in each later step,
-    until it has its length. It leaves at the beginning of the step after that, and its pages are
-    free again. The lengths decide only when a text leaves.
+    In step i, text i arrives. A text of length 3 that arrives in step 5 has 1, 2 and 3 positions in
+    the steps 5, 6 and 7. In step 8 it is gone, and its pages are free again. The lengths decide only
+    when a text leaves.
 
     Yields (tables, sizes, free): {text: its pages}, {text: positions it has}, and the free pages.
     Raises IndexError if a page is needed and none is free.
@@ -299,7 +305,9 @@ def serve(lengths, page_size):
     free = list(reversed(range(memory_size // page_size)))  # pop() takes page 0 first
     tables = {}
     sizes = {}
-    for step in range(len(lengths) + max(lengths)):  # until the last text has left
+    for step in range(
+        len(lengths) + max(lengths)
+    ):  # the last text arrives in step len(lengths) - 1
         for text in list(tables):
             if sizes[text] == lengths[text]:
                 free += tables.pop(text)
@@ -314,8 +322,11 @@ def serve(lengths, page_size):
         yield tables, sizes, free
 
 
+Use = collections.namedtuple("Use", "mean_used mean_taken peak")
+
+
 def memory_use(lengths, page_size):
-    """Serve all texts. Return positions: (used on average, taken on average, most ever taken).
+    """Serve all texts. Return positions: used and taken on average, and the most ever taken.
 
     A position is used if it holds something, and taken if it is on the page of a text. To reserve
     room for the longest text, without paging, is the same as to have one page of that size.
@@ -325,13 +336,12 @@ def memory_use(lengths, page_size):
     for tables, sizes, _ in serve(lengths, page_size):
         used.append(sum(sizes.values()))
         taken.append(sum(len(table) for table in tables.values()) * page_size)
-    return mean(used), mean(taken), max(taken)
+    return Use(mean(used), mean(taken), max(taken))
 
 
 def waste(use):
     """The percentage of the positions taken that hold nothing, from memory_use()."""
-    mean_used, mean_taken, _ = use
-    return 100 * (1 - mean_used / mean_taken)
+    return 100 * (1 - use.mean_used / use.mean_taken)
 
 
 # === MAIN ===
@@ -350,10 +360,10 @@ def main():
 
     # Is the output the same, and what does a token cost? A prompt is a boundary and a name.
     comparisons = [compare(model, tokens[:-1]) for tokens in others[:num_prompts]]
-    num_compared = sum(len(counters) for _, counters, _, _ in comparisons)
-    num_different = sum(differences for _, _, _, differences in comparisons)
-    tokens, plain, cached, _ = comparisons[0]
-    show_costs(letters_of(tokens, chars), plain, cached)
+    num_compared = sum(len(comparison.plain) for comparison in comparisons)
+    num_different = sum(comparison.differences for comparison in comparisons)
+    first = comparisons[0]
+    show_costs(letters_of(first.text, chars), first.plain, first.cached)
 
     # How much memory do many texts take? Each is as long as a name and the boundary before it.
     lengths = [len(tokens) - 1 for tokens in others]
@@ -366,14 +376,14 @@ def main():
         [
             ("compared_tokens", num_compared, ""),
             ("different_tokens", num_different, "== 0"),
-            ("uncached_attention_growth", attention_growth(plain), "3.8 to 4"),
-            ("cached_attention_growth", attention_growth(cached), "1.9 to 2.1"),
-            ("multiplications_ratio", total(plain) / total(cached), "> 10"),
-            ("cache_bytes_per_token", cache_bytes(cached[block_size]) / block_size, "== 64"),
+            ("uncached_attention_growth", attention_growth(first.plain), "3.8 to 4"),
+            ("cached_attention_growth", attention_growth(first.cached), "1.9 to 2.1"),
+            ("multiplications_ratio", total(first.plain) / total(first.cached), "> 10"),
+            ("cache_bytes_per_token", cache_bytes(first.cached[block_size]) / block_size, "== 64"),
             ("reserving_waste", waste(reserving), "> 60"),
             ("paging_waste", waste(paging[main_page_size]), "< 40"),
-            ("reserving_peak", reserving[2], ""),
-            ("paging_peak", paging[main_page_size][2], f"< {0.6 * reserving[2]:.0f}"),
+            ("reserving_peak", reserving.peak, ""),
+            ("paging_peak", paging[main_page_size].peak, f"< {0.6 * reserving.peak:.0f}"),
             ("runtime_seconds", time.perf_counter() - started, "< 240"),
         ]
     )
@@ -427,7 +437,7 @@ def show_costs(text, plain, cached):
 def show_memory(lengths):
     """Print the memory when the eighth text has arrived, reserved and paged."""
     print("\nThe shared memory when text 8 has arrived. A digit is a position that holds something")
-    print("of the text with this number. A dot is taken but empty. Behind them, all is free.")
+    print("of the text with this number. A dot is taken but empty. The rest, at the end, is free.")
     for page_size in (longest_text, main_page_size):
         states = serve(lengths, page_size)
         for _ in range(8):
@@ -451,9 +461,8 @@ def show_waste(reserving, paging):
     rows = {f"reserve {longest_text}": reserving}
     rows |= {f"pages of {page_size}": use for page_size, use in paging.items()}
     for title, use in rows.items():
-        mean_used, mean_taken, peak = use
-        bar = "#" * round(mean_used / 2) + "." * round((mean_taken - mean_used) / 2)
-        print(f"{title:12}{waste(use):6.1f} %{peak:10d}   {bar}")
+        bar = "#" * round(use.mean_used / 2) + "." * round((use.mean_taken - use.mean_used) / 2)
+        print(f"{title:12}{waste(use):6.1f} %{use.peak:10d}   {bar}")
 
 
 # === REPEATED from microgpt.py, word for word ===
