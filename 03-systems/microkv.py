@@ -228,10 +228,11 @@ def compare(model, prompt):
     """Continue a prompt in both ways. Return a Comparison.
 
     plain and cached are {length of the text: counter}, without and with a cache. The differences are
-    the number of lengths at which the texts or the logits of the two ways are not equal. Both ways draw the same
-    random numbers, so the texts can differ only if the logits do. The logits are equal to the last
-    bit, because the same sums are added up in the same order. (Parallel hardware may add in another
-    order, and then the last digits differ.)
+    the number of lengths at which the texts or the logits of the two ways are not equal.
+
+    Both ways draw the same random numbers, so the texts can differ only if the logits do. The logits
+    are equal to the last bit, because the same sums are added up in the same order. (Parallel
+    hardware may add in another order, and then the last digits differ.)
     """
     state = random.getstate()
     plain_steps = list(write(model, prompt, use_cache=False))
@@ -296,8 +297,8 @@ def serve(lengths, page_size):
     """Let texts of the given lengths come and go, and yield the state of the memory at each step.
 
     In step i, text i arrives. A text of length 3 that arrives in step 5 has 1, 2 and 3 positions in
-    the steps 5, 6 and 7. In step 8 it is gone, and its pages are free again. The lengths decide only
-    when a text leaves.
+    the steps 5, 6 and 7. In step 8 it is gone, and its pages are free again. The lengths decide
+    only when a text leaves.
 
     Yields (tables, sizes, free): {text: its pages}, {text: positions it has}, and the free pages.
     Raises IndexError if a page is needed and none is free.
