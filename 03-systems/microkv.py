@@ -227,12 +227,12 @@ Comparison = collections.namedtuple("Comparison", "text plain cached differences
 def compare(model, prompt):
     """Continue a prompt in both ways. Return a Comparison.
 
-    plain and cached are {length of the text: counter}, without and with a cache. The differences are
-    the number of lengths at which the texts or the logits of the two ways are not equal.
+    plain and cached are {length of the text: counter}, without and with a cache. The differences
+    are the number of lengths at which the texts or the logits of the two ways are not equal.
 
-    Both ways draw the same random numbers, so the texts can differ only if the logits do. The logits
-    are equal to the last bit, because the same sums are added up in the same order. (Parallel
-    hardware may add in another order, and then the last digits differ.)
+    Both ways draw the same random numbers, so the texts can differ only if the logits do. The
+    logits are equal to the last bit, because the same sums are added up in the same order.
+    (Parallel hardware may add in another order, and then the last digits differ.)
     """
     state = random.getstate()
     plain_steps = list(write(model, prompt, use_cache=False))
