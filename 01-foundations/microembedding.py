@@ -1,9 +1,37 @@
 """Similarity can be learned: draw two versions of a name together and push the others away.
 
-Contrastive learning with the InfoNCE loss (van den Oord et al. 2018): each name has to pick its own
-misspelling out of a batch of them. (SimCLR, Chen et al. 2020, made the idea common: it alters both
-versions, and lets both pick.) The encoder is a sum of one learned vector for each character n-gram,
-as in fastText (Bojanowski et al. 2017). The gradient is derived by hand; there is no autograd here.
+The problem: somebody types "hnanah" and means "hannah". A computer that looks for equal spellings
+finds nothing. The computer needs a measure of similarity under which a name and its misspelling are
+close, and under which two different names are far apart, although these share letters, too.
+
+The idea of contrastive learning: give every text a vector, and let the angle between two vectors
+stand for similarity. The cosine of the angle is 1 if they point in the same direction, 0 if they
+are at a right angle, and -1 if they point in opposite directions. Nobody can say how similar two
+names ought to be. But it is easy to make pairs that belong together: take a name, and put a typing
+error into it. Then show a name together with the misspellings of several names, one of which is its
+own, and change the vectors so that the own misspelling becomes the most similar one.
+
+    1. corrupt: make a typing error in a name. A letter is lost, or two neighbors are swapped.
+    2. ngrams: cut a text into all runs of one, two and three characters, which are called n-grams.
+       "anna" and "anne" share a, n, an, nn, ann and some more.
+    3. embed_name: every n-gram has a vector of its own. Add up the vectors of the n-grams of a
+       text, and scale the sum to length 1. The result is called the embedding of the text, and the
+       way from the text to it the encoder.
+    4. info_nce: take several names, called a batch, and one misspelling of each. Divide the cosines
+       of a name to all the misspellings by a constant, the temperature. Turn them into shares that
+       sum to 1. The loss is -log of the share of the own misspelling, on average over the batch. It
+       falls if the own cosine grows, and also if the other cosines shrink.
+    5. batch_gradient: follow the loss back to the vectors of the n-grams. train moves them against
+       this gradient, one batch per step.
+    6. nearest: to find the name that somebody misspelled, embed what was typed, and take the name
+       with the highest cosine.
+
+The loss is InfoNCE (van den Oord et al. 2018, eq. 4). To compare with the other texts of the batch,
+and to divide cosines by a temperature, is as in SimCLR (Chen et al. 2020), which does it with
+images: it crops and recolors them instead of misspelling them. The encoder is a sum of n-gram
+vectors, as in fastText (Bojanowski et al. 2017). The gradient is derived by hand, so there is no
+autograd. Left out: SimCLR and CLIP (Radford et al. 2021) also let each altered version pick its
+partner, and average both losses. CLIP has deep encoders and batches of 32,768 pairs.
 """
 
 import collections
@@ -15,310 +43,621 @@ import random
 import time
 import urllib.request
 
-# === CONSTANTS: the encoder, the recipe, the evaluation ===
-n_embd = 48  # dimensions of the space
-ngram_sizes = (1, 2, 3)  # an error leaves most letters as they are, but fewer of the longer runs
-batch_size, num_steps = 24, 800  # each name has 23 negatives; CLIP used 32,767
-learning_rate = 3.0  # falls linearly to 0
-temperature = 0.1  # the smaller, the more only the likest negatives count
-num_heldout = 5000  # names that no training step saw: all results are about them
-num_queries, pool_size = 600, 1000  # misspelled names, each to be found again among 1,000
-PROBES = ["anna", "anne", "hannah", "jayden", "kaiden", "zachary"]  # held out too
-
-NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
-NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
-print = functools.partial(print, flush=True)  # flush each line, into a pipe too
-
-
-# === DATA: names, and what a typing error makes of them ===
-def load_names():
-    """All names, in file order: from names.txt beside this script, or else in 01-foundations.
-
-    If there is neither, one is downloaded and kept. SystemExit, in one line, if it is not usable.
-    """
-    here = os.path.dirname(os.path.abspath(__file__))
-    beside, shared = (os.path.join(here, d, "names.txt") for d in ("", "../01-foundations"))
-    source = next(filter(os.path.exists, (beside, shared)), NAMES_URL)
-    is_url = source == NAMES_URL
-    try:
-        with urllib.request.urlopen(source, timeout=10) if is_url else open(source, "rb") as file:
-            raw = file.read(5_000_000 if is_url else -1)  # longer cannot be it
-        if is_url and hashlib.sha256(raw).hexdigest() != NAMES_SHA256:
-            raise ValueError("its SHA-256 is not the one expected")
-        names = raw.decode("ascii").split()
-        if len(set(names)) < 10000:  # too few to train on some and hold out others
-            raise ValueError("it has fewer than 10000 different names")
-    except Exception as error:  # urllib alone raises three families of them
-        advice = f"Put an ASCII text file of names, one a line, at {beside}"
-        raise SystemExit(f"No names from {source}: {str(error).strip()}. {advice}") from None
-    if is_url:
-        temporary = f"{beside}.{os.getpid()}.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(raw)
-            os.replace(temporary, beside)  # in one move: nobody ever meets half a file
-        except OSError as error:  # no reason to stop: the names are in memory
-            print(f"The names could not be kept for the next run: {error}")
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)
-    return names
+# === CONSTANTS ===
+ngram_sizes = (1, 2, 3)  # characters in an n-gram
+n_embd = 64  # numbers in a vector
+batch_size = 24  # names per training step; each is compared with all misspellings of the batch
+temperature = 0.1  # cosines are divided by this; the text above info_nce says why
+num_steps = 600  # training steps
+num_control_steps = 100  # of the model that is trained without negatives
+learning_rate = 3.0  # of the first step; it falls linearly to 0
+num_heldout = 5000  # names that are kept from training
+pool_size = 1000  # held-out names that are searched
+num_queries = 500  # of these, names that are looked for by their misspelling
+num_neighbors = 40  # held-out names whose most similar other name is looked at
+probes = ["anna", "anne", "hannah", "jayden", "kaiden", "zachary"]  # held-out names to be shown
+# Three of them, each with a misspelling, as an example to follow by hand
+example = [("hannah", "hnanah"), ("jayden", "jyaden"), ("kaiden", "kaidne")]
 
 
-def ngrams(name):
-    """{n-gram: count} of a name between its boundaries: ann -> a, n twice, ^a, an, nn, n$, ..."""
-    padded = f"^{name}$"
-    runs = (padded[i : i + n] for n in ngram_sizes for i in range(len(padded) - n + 1))
-    return collections.Counter(run for run in runs if run not in ("^", "$"))
-
-
+# === PAIRS: a name and its misspelling belong together ===
 def corrupt(name):
-    """One typing error: a character lost, or two neighbours swapped. A single one stays as it is.
+    """A misspelling of a name: one letter is lost, or two different neighbors are swapped.
 
-    SimCLR crops and recolours images to the same end: to say which changes do not matter.
+    "eva" becomes va, ea, ev, vea or eav. This is where the training is told what is similar: the
+    pairs say which differences between two texts do not matter. The name needs at least one letter.
     """
-    if len(name) < 2:
-        return name
-    lost, i = random.randrange(len(name)), random.randrange(len(name) - 1)
-    swapped = name[:i] + name[i + 1] + name[i] + name[i + 2 :]
-    return random.choice((name[:lost] + name[lost + 1 :], swapped))
+    errors = []
+    for i in range(len(name)):
+        errors.append(name[:i] + name[i + 1 :])  # letter i is lost
+    for i in range(len(name) - 1):
+        if name[i] != name[i + 1]:
+            errors.append(name[:i] + name[i + 1] + name[i] + name[i + 2 :])
+    return random.choice(errors)
 
 
-# === MODEL: a linear encoder onto the unit sphere ===
-#
-# Names that share n-grams point in similar directions from the start: random vectors roughly keep
-# the angles between the counts (Johnson & Lindenstrauss 1984). The results show how far that goes
-# untrained, and what training adds.
+# === THE ENCODER: a text becomes a direction ===
+def ngrams(text):
+    """All n-grams of a text, as a list. What occurs twice stands in it twice.
+
+    ^ and $ mark the beginning and the end, so that "^a" is an a at the beginning. By themselves
+    they say nothing and are left out:
+
+        ann -> a n n   ^a an nn n$   ^an ann nn$
+
+    Short n-grams survive most errors, and long ones tell different names apart. So there are both.
+    """
+    marked = f"^{text}$"
+    found = []
+    for size in ngram_sizes:
+        for start in range(len(marked) - size + 1):
+            ngram = marked[start : start + size]
+            if ngram not in ("^", "$"):
+                found.append(ngram)
+    return found
+
+
+def init_model(names):
+    """The parameters {n-gram: vector [n_embd]}: random floats for each n-gram of the names."""
+    model = {}
+    for name in names:
+        for ngram in ngrams(name):
+            if ngram not in model:
+                model[ngram] = [random.gauss(0, 0.1) for _ in range(n_embd)]
+    return model
+
+
+def add(x, y):
+    """The sum of two vectors."""
+    return [xi + yi for xi, yi in zip(x, y)]
+
+
+def add_scaled(x, factor, y):
+    """x + factor * y, for two vectors x and y."""
+    return [xi + factor * yi for xi, yi in zip(x, y)]
 
 
 def dot(a, b):
-    """a . b of two lists of floats. Of unit vectors it is the cosine of the angle between them."""
-    total = 0.0  # a loop, because sum() of floats rounds differently from Python 3.12 on
+    """The dot product of two lists of floats. Raises ValueError if their lengths differ."""
+    total = 0.0  # in a loop, because the built-in sum() rounds differently from Python 3.12 on
     for x, y in zip(a, b, strict=True):
         total += x * y
     return total
 
 
-def init_model(names):
-    """{n-gram: vector [n_embd]} for every n-gram of the names: the columns of the matrix W."""
-    seen = dict.fromkeys(run for name in names for run in ngrams(name))  # a set, but in order
-    return {run: [random.gauss(0, 0.1) for _ in range(n_embd)] for run in seen}
+def sum_ngrams(model, text):
+    """u [n_embd]: the sum of the vectors of the text's n-grams. Unknown n-grams add nothing.
 
-
-def project(weights, name):
-    """u = W x [n_embd], with x the n-gram counts of the name. Unknown n-grams count for nothing."""
+    In the words of linear algebra, u = W x. The columns of W are the vectors, and x holds how often
+    each n-gram occurs in the text. So the encoder is linear up to here.
+    """
     u = [0.0] * n_embd
-    for run, count in ngrams(name).items():
-        if run in weights:
-            u = [a + count * b for a, b in zip(u, weights[run])]
+    for ngram in ngrams(text):
+        if ngram in model:
+            u = add(u, model[ngram])
     return u
 
 
+def length_of(u):
+    """||u||, the length of a vector. For a vector of zeros it returns 1, so that one can divide."""
+    return math.sqrt(dot(u, u)) or 1.0
+
+
 def normalize(u):
-    """e = u / ||u||, and ||u||. Zeros have no direction and stay zeros: their cosines are all 0."""
-    norm = math.sqrt(dot(u, u))
-    return [a / (norm or 1.0) for a in u], norm
+    """e = u / ||u||: the same direction, with length 1. Zeros have no direction and stay zeros.
+
+    The dot product of two vectors of length 1 is the cosine of the angle between them. With zeros
+    it is 0.
+    """
+    length = length_of(u)
+    return [x / length for x in u]
 
 
-def embed(weights, name):
-    """The unit vector [n_embd] of a name; zeros if none of its n-grams is known."""
-    return normalize(project(weights, name))[0]
+def embed_name(model, text):
+    """The embedding e [n_embd] of a text.
+
+    Texts that share n-grams share terms of their sums. So their embeddings tend to be similar even
+    before any training. Training decides how much each n-gram counts, and which n-grams can stand
+    for each other.
+    """
+    return normalize(sum_ngrams(model, text))
 
 
-# === TRAINING: attract the own misspelling, repel those of the other names ===
+# === THE LOSS: each name has to pick its own misspelling ===
+#
+# A batch has B names with the embeddings a_1 ... a_B, and their misspellings with the embeddings
+# b_1 ... b_B. The name is called the anchor, its own misspelling the positive, and the misspellings
+# of the other names the negatives. Take all cosines, and divide them by the temperature:
+#
+#     s_ij = a_i . b_j / temperature
+#
+# softmax makes shares of them, which are positive and sum to 1 for each anchor:
+#
+#     share_ij = exp(s_ij) / sum_k exp(s_ik)
+#
+# The loss is the mean over the anchors of -log of the share of the own misspelling:
+#
+#     L = 1/B sum_i -log share_ii
+#       = 1/B sum_i -log(exp(s_ii) / sum_k exp(s_ik))
+#       = 1/B sum_i (-s_ii + log sum_k exp(s_ik))
+#
+# Why there must be negatives: the first term, -s_ii, draws the two versions of a name together. If
+# it were the whole loss, one and the same vector for all names would be perfect. Every cosine would
+# be 1, also those between different names. The second term grows with all scores of the anchor, so
+# it pushes the misspellings of other names away. For comparison, the run trains another model with
+# the first term alone.
+#
+# Why a temperature: a cosine is at least -1 and at most 1. Without the division, the share of the
+# own misspelling among 24 could never exceed exp(1) / (exp(1) + 23 exp(-1)) = 0.24, which takes a
+# cosine of 1 to it and of -1 to the 23 others. The loss could not get near 0, however good the
+# vectors are. It would also push all negatives nearly alike. Here are the shares for the cosines
+# 0.8, 0.6 and 0.0, of which the first is that of the own misspelling:
+#
+#     temperature 1      0.44   0.36   0.20
+#     temperature 0.1    0.88   0.12   0.00
+#
+# A negative is pushed away in proportion to its share, as info_nce() derives. So a small
+# temperature makes the loss look almost only at the most similar wrong names.
+
+
 def softmax(logits):
-    """[n] scores -> [n] probabilities."""
-    peak = max(logits)
-    exps = [math.exp(x - peak) for x in logits]  # at most 1, so no score is too large
+    """Turn scores [n] into probabilities [n]: exp(score), divided by the sum of all exp(score).
+
+    Subtracting the largest score changes no probability, and exp() then sees no positive number,
+    which could overflow.
+    """
+    largest = max(logits)
+    exps = [math.exp(x - largest) for x in logits]
     total = math.fsum(exps)
     return [e / total for e in exps]
 
 
 def info_nce(anchors, positives):
-    """Loss of a batch of unit vectors a, p [B][n_embd], and its gradients with respect to both.
+    """The loss L of a batch of embeddings, [B][n_embd] each, and its gradients for both lists.
 
-    L = -1/B sum_i log softmax_j(a_i . p_j / tau) at j = i (van den Oord et al. 2018, eq. 4): pick
-    out the one p that belongs to a_i. With one pair there is no choice: loss and gradients are 0.
+    positives[i] belongs to anchors[i]. Returns L, dL/d(anchors) and dL/d(positives). With a single
+    pair there is no choice, and L and the gradients are 0.
+
+    The derivative of -s_ii is -1 at the own score. That of log sum_k exp(s_ik) is
+    exp(s_ij) / sum_k exp(s_ik), which is share_ij. Together, for every score:
+
+        dL/ds_ij = (share_ij - 1) / B    at j = i: negative, so descent raises this score
+        dL/ds_ij = share_ij / B          elsewhere: positive, so descent lowers it
+
+    Each score is s_ij = a_i . b_j / temperature. So dL/ds_ij adds dL/ds_ij * b_j / temperature to
+    the gradient of a_i, and dL/ds_ij * a_i / temperature to that of b_j.
     """
-    loss, size = 0.0, len(anchors)
+    num_pairs = len(anchors)
+    loss = 0.0
     d_anchors = [[0.0] * n_embd for _ in anchors]
     d_positives = [[0.0] * n_embd for _ in positives]
     for i, a in enumerate(anchors):
-        probs = softmax([dot(a, p) / temperature for p in positives])
-        loss -= math.log(max(probs[i], 1e-10)) / size
-        for j, p in enumerate(positives):
-            # dL/d(a_i . p_j): below 0 for the own p, so descent draws it near; above 0 for the
-            # others, so it pushes them off, the most similar the most.
-            slope = (probs[j] - (i == j)) / (size * temperature)
-            d_anchors[i] = [g + slope * x for g, x in zip(d_anchors[i], p)]
-            d_positives[j] = [g + slope * x for g, x in zip(d_positives[j], a)]
+        scores = [dot(a, b) / temperature for b in positives]
+        shares = softmax(scores)
+        loss -= math.log(shares[i]) / num_pairs
+        for j, b in enumerate(positives):
+            target = 1.0 if i == j else 0.0  # what the share should be
+            d_score = (shares[j] - target) / num_pairs
+            d_anchors[i] = add_scaled(d_anchors[i], d_score / temperature, b)
+            d_positives[j] = add_scaled(d_positives[j], d_score / temperature, a)
     return loss, d_anchors, d_positives
 
 
-def normalize_backward(e, norm, d_e):
-    """dL/du for e = u / ||u||: (d_e - (d_e . e) e) / ||u||. What goes along e changes no angle."""
-    along = dot(d_e, e)
-    return [(g - along * x) / (norm or 1.0) for g, x in zip(d_e, e)]
+def attract_only(anchors, positives):
+    """As info_nce(), but the loss is the mean of -s_ii alone. It does not look at negatives."""
+    num_pairs = len(anchors)
+    loss = 0.0
+    d_anchors = []
+    d_positives = []
+    for a, b in zip(anchors, positives, strict=True):
+        loss -= dot(a, b) / temperature / num_pairs
+        d_anchors.append([-x / temperature / num_pairs for x in b])
+        d_positives.append([-x / temperature / num_pairs for x in a])
+    return loss, d_anchors, d_positives
 
 
-def batch_gradient(weights, anchors, positives):
-    """Loss of a batch of names and of their other versions, and {n-gram: dL/d(its vector)}."""
-    names = anchors + positives
-    units, norms = zip(*(normalize(project(weights, name)) for name in names))
-    loss, d_anchors, d_positives = info_nce(units[: len(anchors)], units[len(anchors) :])
-    grads = collections.defaultdict(lambda: [0.0] * n_embd)
-    for i, d_e in enumerate(d_anchors + d_positives):
-        d_u = normalize_backward(units[i], norms[i], d_e)
-        for run, count in ngrams(names[i]).items():
-            if run in weights:  # u = sum of count * vector, so d(vector) = count * d_u
-                grads[run] = [g + count * d for g, d in zip(grads[run], d_u)]
+# === TRAINING: from the loss back to the vectors of the n-grams ===
+def normalize_backward(u, d_e):
+    """dL/du, if e = u / ||u|| and d_e = dL/de: (d_e - (d_e . e) e) / ||u||.
+
+    To move u along its own direction changes its length, and e stays. So the part of d_e that
+    points along e, which is (d_e . e) e, has no effect and is taken away. What is left turns u. The
+    longer u is, the less the same move turns it: hence the division by ||u||.
+    """
+    e = normalize(u)
+    turning = add_scaled(d_e, -dot(d_e, e), e)
+    length = length_of(u)
+    return [x / length for x in turning]
+
+
+def add_gradient(grads, model, text, u, d_e):
+    """Add to grads {n-gram: dL/d(its vector)} what comes from one text, in place.
+
+    u is the sum of the vectors of the text's n-grams, so each of them receives dL/du, once for each
+    time that it occurs.
+    """
+    d_u = normalize_backward(u, d_e)
+    for ngram in ngrams(text):
+        if ngram in model:
+            if ngram in grads:
+                grads[ngram] = add(grads[ngram], d_u)
+            else:
+                grads[ngram] = d_u
+
+
+def batch_gradient(model, names, misspellings, loss_of):
+    """The loss of a batch, and its gradients {n-gram: dL/d(its vector)}.
+
+    misspellings[i] belongs to names[i]. loss_of is info_nce, or attract_only for the comparison.
+    """
+    name_sums = [sum_ngrams(model, name) for name in names]
+    misspelling_sums = [sum_ngrams(model, misspelling) for misspelling in misspellings]
+    anchors = [normalize(u) for u in name_sums]
+    positives = [normalize(u) for u in misspelling_sums]
+    loss, d_anchors, d_positives = loss_of(anchors, positives)
+    grads = {}
+    for name, u, d_e in zip(names, name_sums, d_anchors):
+        add_gradient(grads, model, name, u, d_e)
+    for misspelling, u, d_e in zip(misspellings, misspelling_sums, d_positives):
+        add_gradient(grads, model, misspelling, u, d_e)
     return loss, grads
 
 
-def train(weights, names, unseen):
-    """Train in place by stochastic gradient descent; yield the loss of each step's batch."""
+def train(model, names, heldout, num_steps, loss_of=info_nce):
+    """Train in place by gradient descent, one batch per step. Yield the loss before each step.
+
+    A misspelling can happen to be a name of its own. If this name is held out, the pair is left
+    out, so that no training step sees a held-out name. Such a batch is smaller.
+    """
+    excluded = set(heldout)
     for step in range(num_steps):
-        pairs = [(name, corrupt(name)) for name in random.sample(names, batch_size)]
-        # An error can happen to spell a name that is held out.
-        anchors, positives = zip(*(pair for pair in pairs if pair[1] not in unseen))
-        loss, grads = batch_gradient(weights, anchors, positives)
-        lr = learning_rate * (1 - step / num_steps)
-        for run, grad in grads.items():
-            weights[run] = [w - lr * g for w, g in zip(weights[run], grad)]
+        batch = []
+        misspellings = []
+        for name in random.sample(names, batch_size):
+            misspelling = corrupt(name)
+            if misspelling not in excluded:
+                batch.append(name)
+                misspellings.append(misspelling)
+        loss, grads = batch_gradient(model, batch, misspellings, loss_of)
+        rate = learning_rate * (1 - step / num_steps)
+        for ngram, grad in grads.items():
+            model[ngram] = add_scaled(model[ngram], -rate, grad)
         yield loss
 
 
-# === INFERENCE: search by angle ===
-def nearest(vector, vectors, k, similarity):
-    """Indices of the k most similar vectors, best first; of all of them, if k is larger."""
-    scores = [similarity(vector, other) for other in vectors]
-    return sorted(range(len(vectors)), key=lambda i: -scores[i])[:k]
+# === SEARCH: the most similar text is the one with the highest cosine ===
+def nearest(query, vectors, count, similarity=dot):
+    """The indices of the vectors that are most similar to the query, the most similar one first.
+
+    There are `count` of them, or all if there are fewer vectors. similarity(a, b) has to return a
+    cosine. It is dot() for embeddings.
+    """
+    scores = [similarity(query, vector) for vector in vectors]
+    best_first = sorted(range(len(vectors)), key=lambda i: scores[i], reverse=True)
+    return best_first[:count]
 
 
-def recall_at_1(queries, vectors, similarity):
-    """Share of the queries i for which vectors[i] is the most similar of all vectors."""
-    return mean([nearest(q, vectors, 1, similarity) == [i] for i, q in enumerate(queries)])
+# === HOW GOOD IT IS: the encoder before and after training, and two rivals ===
+#
+# Both rivals see the same n-grams as the encoder, and learn nothing from pairs. They were not told
+# what typing errors look like. The trained encoder was: its pairs had errors of the same two kinds
+# as the queries here. So the comparison shows what this knowledge is worth. It does not show that
+# learned vectors are better at every task.
+#
+# All ways to make vectors start from the same n-grams. So "anna" is usually nearer to "anne" than
+# to "zachary" in each of them, and the nearest names differ in few letters. That is no success of
+# the training. Its success is what differs between the untrained and the trained encoder.
 
 
-def evaluate(weights, names, misspelled):
-    """Mean cosine of a name to its misspelling, and to another name; recall from misspellings."""
-    vectors, queries = ([embed(weights, name) for name in group] for group in (names, misspelled))
-    own = mean([dot(v, q) for v, q in zip(vectors, queries)])
-    other = mean([dot(v, w) for v, w in zip(vectors, vectors[1:])])
-    return own, other, recall_at_1(queries, vectors, dot)
+def to_unit_length(vector):
+    """A vector {n-gram: number}, scaled to length 1. It must not be all zeros."""
+    length = math.sqrt(math.fsum([x * x for x in vector.values()]))
+    return {ngram: x / length for ngram, x in vector.items()}
 
 
-def count_vector(name, weigh):
-    """The rival of the encoder: {n-gram: count * weigh(n-gram)}, scaled to unit length."""
-    vector = {run: count * weigh(run) for run, count in ngrams(name).items()}
-    norm = math.sqrt(dot(vector.values(), vector.values()))
-    return {run: x / (norm or 1.0) for run, x in vector.items()}
+def count_vector(text):
+    """The first rival: {n-gram: how often it occurs}, scaled to length 1.
+
+    Apart from the scale, these are the numbers x of u = W x, before the encoder does anything.
+    """
+    return to_unit_length(collections.Counter(ngrams(text)))
+
+
+def tfidf_vector(text, num_names, names_with):
+    """The second rival, TF-IDF: each count is multiplied by log(num_names / (1 + names with it)).
+
+    names_with is {n-gram: how many of num_names names have it}. The fewer names have an n-gram, the
+    more it counts. That favors n-grams that tell names apart, and also those that no name has and
+    that only come from an error.
+    """
+    vector = {}
+    for ngram, count in collections.Counter(ngrams(text)).items():
+        vector[ngram] = count * math.log(num_names / (1 + names_with[ngram]))
+    return to_unit_length(vector)
+
+
+def count_names_with(names):
+    """{n-gram: number of names that have it}, as a Counter, which has 0 for all other n-grams."""
+    names_with = collections.Counter()
+    for name in names:
+        names_with.update(set(ngrams(name)))
+    return names_with
 
 
 def sparse_dot(a, b):
-    """a . b of two dicts, in which what is absent is 0."""
-    return math.fsum([x * b[run] for run, x in a.items() if run in b])
+    """The dot product of two vectors {n-gram: number}, in which an absent n-gram counts as 0."""
+    return math.fsum([x * b[ngram] for ngram, x in a.items() if ngram in b])
 
 
 def edit_distance(a, b):
-    """Fewest insertions, deletions and replacements that turn a into b (Wagner & Fischer 1974)."""
-    row = list(range(len(b) + 1))  # from the part of a read so far to each beginning of b
+    """The fewest letters to insert, delete or replace to turn a into b (Wagner & Fischer 1974).
+
+    row[j] is the distance from the part of a that was read so far to the first j letters of b. The
+    loop computes the next row from it, letter by letter.
+    """
+    row = list(range(len(b) + 1))  # from nothing to j letters: insert them all
     for i, x in enumerate(a, 1):
-        above, row = row, [i]
+        next_row = [i]  # from i letters to nothing: delete them all
         for j, y in enumerate(b, 1):
-            # The cheapest of: drop x, add y, keep or replace.
-            row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (x != y)))
+            delete_x = row[j] + 1
+            insert_y = next_row[j - 1] + 1
+            replace = row[j - 1] + (x != y)  # costs nothing if the letters are equal
+            next_row.append(min(delete_x, insert_y, replace))
+        row = next_row
     return row[-1]
 
 
-# === OUTPUT: progress, drawings, results ===
-def show_progress(step, num_steps, loss, started):
-    """Rewrite one line on a terminal; in a pipe, print the first steps and every tenth of them."""
-    spent = time.perf_counter() - started
-    left = spent * (num_steps / step - 1)
-    line = f"step {step:4d}/{num_steps}  loss {loss:.5f}  {spent:5.1f} s, {left:5.1f} s left"
-    if os.isatty(1):  # somebody watches
-        print(f"\r{line} ", end="\n" if step == num_steps else "")
-    elif step <= 3 or step % max(1, num_steps // 10) == 0:
-        print(line)
+def recall_at_1(queries, vectors, similarity):
+    """The share of the queries for which the most similar vector is the right one.
 
-
-def mean(values):
-    return math.fsum(values) / len(values)  # fsum rounds once, so alike on every Python
-
-
-def draw_neighbors(names, vectors, pool):
-    """Print the cosines of names to one another, then what is nearest to each in the pool.
-
-    `vectors` are those of the pool, which begins with the names.
+    The right one for queries[i] is vectors[i]. If a misspelling spells another name that is
+    searched, that name is found, and this counts as a failure.
     """
-    for i, name in enumerate(names[1:], 1):
-        print(f"{name:>9}", *(f"{dot(vectors[i], vectors[j]):7.2f}" for j in range(i)))
-    print(" " * 9, *(f"{name:>7}" for name in names[:-1]), end="\n\n")
-    for name, vector in zip(names, vectors):
-        found = nearest(vector, vectors, 6, dot)[1:]  # the first is the name itself
-        print(f"{name:>9}  {' '.join(pool[j] for j in found)}")
+    found = 0
+    for i, query in enumerate(queries):
+        if nearest(query, vectors, 1, similarity) == [i]:
+            found += 1
+    return found / len(queries)
 
 
-def print_results(rows):
-    """Print the results, one a line: name, value, and the bound that the tests hold it to."""
-    print("\n=== results ===")
-    for name, value, criterion in rows:
-        value = f"{value:.4f}" if isinstance(value, float) else value
-        print(f"{name:<26}{value:<9}{criterion}".rstrip())
+def neighbor_edits(names, vectors, similarity):
+    """The mean edit distance of the first num_neighbors names to the most similar other name."""
+    distances = []
+    for name, vector in zip(names[:num_neighbors], vectors):
+        # The most similar vector is that of the name itself, with a cosine of 1.
+        _, neighbor = nearest(vector, vectors, 2, similarity)
+        distances.append(edit_distance(name, names[neighbor]))
+    return mean(distances)
+
+
+def judge(vector_of, similarity, names, misspellings):
+    """Six figures about one way to make vectors. show_figures() says what they are.
+
+    vector_of(text) makes a vector of length 1, and similarity(a, b) is the cosine of two of them.
+    `names` are held out. misspellings[i] is a misspelling of names[i], for the first names. It can
+    happen to be another name, even one that training has seen.
+    """
+    vectors = [vector_of(name) for name in names]
+    pool = vectors[:pool_size]
+    queries = [vector_of(misspelling) for misspelling in misspellings]
+    anna = vector_of("anna")
+    return {
+        "positive": mean([similarity(a, b) for a, b in zip(pool, queries)]),
+        # Each name and the next one: two different names at random, because main() shuffles them.
+        "random": mean([similarity(a, b) for a, b in zip(pool, pool[1:])]),
+        "recall": recall_at_1(queries, pool, similarity),
+        "anna_anne": similarity(anna, vector_of("anne")),
+        "anna_zachary": similarity(anna, vector_of("zachary")),
+        "neighbor_edits": neighbor_edits(names, vectors, similarity),
+    }
 
 
 # === MAIN ===
 def main():
     started = time.perf_counter()
     random.seed(42)
-    unique = list(dict.fromkeys(load_names()))  # some stand in the list twice
-    random.shuffle(unique)
-    heldout = list(dict.fromkeys(PROBES + unique))[:num_heldout]
-    trained = sorted(set(unique) - set(heldout))  # sorted, as sets have no order to rely on
-    weights = init_model(trained)
-    print(f"{len(trained)} names to train on, {len(heldout)} held out; {len(weights)} n-grams.")
-    pool = heldout[len(PROBES) :][:pool_size]
-    misspelled = [corrupt(name) for name in pool[:num_queries]]  # some spell another name
-    own_before, other_before, recall_before = evaluate(weights, pool, misspelled)
-    began = time.perf_counter()
-    for step, loss in enumerate(train(weights, trained, set(heldout)), 1):
-        show_progress(step, num_steps, loss, began)
+    # Some names stand in the list twice. Here each counts once.
+    names = [name for name in dict.fromkeys(load_names()) if name not in probes]
+    random.shuffle(names)
+    heldout = names[:num_heldout]
+    training = names[num_heldout:]
+    misspellings = [corrupt(name) for name in heldout[:num_queries]]
+    untrained = init_model(training)
+    print(f"{len(training)} names to train on, {num_heldout} held out. {len(untrained)} n-grams.")
+    show_example("Before training", untrained)
 
-    vectors = [embed(weights, name) for name in heldout]
-    print(f"\nCosines of names it never saw, and the nearest of {len(heldout)} such names:")
-    draw_neighbors(PROBES, vectors, heldout)
-    sample = range(150)
-    nearest_of = [nearest(vectors[i], vectors, 2, dot)[1] for i in sample]
-    near = mean([edit_distance(heldout[i], heldout[nearest_of[i]]) for i in sample])
-    far = mean([edit_distance(heldout[i], heldout[-1 - i]) for i in sample])
-    own, other, recall = evaluate(weights, pool, misspelled)
-    # TF-IDF: an n-gram counts the more, the fewer names have it. That favours what is distinctive,
-    # and just as much what only an error brings about. Neither rival was told what errors there
-    # are; the encoder was.
-    names_with = collections.Counter(run for name in trained for run in ngrams(name))
-    recalls = []
-    for weigh in (lambda run: 1.0, lambda run: math.log(len(trained) / (1 + names_with[run]))):
-        counts, queries = ([count_vector(n, weigh) for n in group] for group in (pool, misspelled))
-        recalls.append(recall_at_1(queries, counts, sparse_dot))
-    to_anne, to_zachary = (dot(vectors[0], embed(weights, name)) for name in ("anne", "zachary"))
-    rows = [
-        ("heldout_names", len(heldout), ""),
-        ("positive_cosine", own, "> 0.8"),
-        ("positive_cosine_untrained", own_before, ""),
-        ("random_cosine", other, "< 0.3"),
-        ("random_cosine_untrained", other_before, ""),
-        ("anna_anne_cosine", to_anne, f"> {to_zachary:.4f}"),
-        ("neighbor_edit_distance", near, f"<= {far / 2:.4f}"),  # half of the next
-        ("random_edit_distance", far, ""),
-        ("recall_at_1", recall, f"> {max(recalls):.4f}"),  # the better of the rivals
-        ("recall_at_1_untrained", recall_before, ""),
-        ("recall_at_1_counts", recalls[0], ""),
-        ("recall_at_1_tfidf", recalls[1], ""),
-        ("runtime_seconds", time.perf_counter() - started, "< 300"),
-    ]
-    print_results(rows)
+    # Train with negatives, then without them. Both start alike and see the same first batches.
+    state = random.getstate()
+    model = dict(untrained)  # shares the vectors, which train() replaces and does not change
+    print("\nTraining with InfoNCE:")
+    show_training(train(model, training, heldout + probes, num_steps), num_steps)
+    show_example("After training", model)
+    random.setstate(state)
+    print(f"\nTraining another model without negatives, for {num_control_steps} steps:")
+    attracted = dict(untrained)
+    losses = train(attracted, training, heldout + probes, num_control_steps, attract_only)
+    show_training(losses, num_control_steps)
+
+    # What has training changed, and what do n-grams achieve without it?
+    names_with = count_names_with(training)
+    tfidf = functools.partial(tfidf_vector, num_names=len(training), names_with=names_with)
+    figures = {  # those of judge(), for each way to make vectors
+        "untrained": judge(functools.partial(embed_name, untrained), dot, heldout, misspellings),
+        "counts": judge(count_vector, sparse_dot, heldout, misspellings),
+        "TF-IDF": judge(tfidf, sparse_dot, heldout, misspellings),
+        "no negatives": judge(functools.partial(embed_name, attracted), dot, heldout, misspellings),
+        "trained": judge(functools.partial(embed_name, model), dot, heldout, misspellings),
+    }
+    show_figures(figures)
+    show_neighbors(untrained, model, heldout)
+    different = mean([edit_distance(a, b) for a, b in zip(heldout, heldout[1:pool_size])])
+
+    before = figures["untrained"]
+    after = figures["trained"]
+    rival = max(figures["counts"]["recall"], figures["TF-IDF"]["recall"])
+    print_results(
+        [
+            ("positive_cosine", after["positive"], "> 0.8"),
+            ("positive_cosine_untrained", before["positive"], f"< {after['positive'] - 0.05:.4f}"),
+            ("random_cosine", after["random"], "< 0.3"),
+            ("random_cosine_untrained", before["random"], f"> {after['random'] + 0.05:.4f}"),
+            ("random_cosine_attracted", figures["no negatives"]["random"], "> 0.8"),
+            ("recall_at_1", after["recall"], f"> {rival:.4f}"),
+            ("recall_at_1_untrained", before["recall"], f"< {after['recall'] - 0.1:.4f}"),
+            ("recall_at_1_counts", figures["counts"]["recall"], ""),
+            ("recall_at_1_tfidf", figures["TF-IDF"]["recall"], ""),
+            ("anna_anne_cosine", after["anna_anne"], f"> {after['anna_zachary']:.4f}"),
+            ("anna_zachary_cosine", after["anna_zachary"], ""),
+            ("neighbor_edit_distance", after["neighbor_edits"], f"<= {different / 2:.4f}"),
+            ("random_edit_distance", different, ""),
+            ("runtime_seconds", time.perf_counter() - started, "< 300"),
+        ]
+    )
+
+
+# === DRAWING: nothing below is needed to understand the algorithm ===
+def show_example(title, model):
+    """Print the cosines of the three names to the three misspellings, and the loss."""
+    anchors = [embed_name(model, name) for name, _ in example]
+    positives = [embed_name(model, misspelling) for _, misspelling in example]
+    print(f"\n{title}. The cosines of three held-out names to three misspellings, and the share of")
+    print("the own one:")
+    header = "".join(f"{misspelling:>9}" for _, misspelling in example)
+    print(f"{'':8}{header}    share   -log share")
+    for i, (name, _) in enumerate(example):
+        cosines = [dot(anchors[i], b) for b in positives]
+        share = softmax([cosine / temperature for cosine in cosines])[i]
+        row = "".join(f"{cosine:9.2f}" for cosine in cosines)
+        print(f"{name:8}{row}{share:9.4f}{-math.log(share):13.4f}")
+    loss, _, _ = info_nce(anchors, positives)
+    print(f"The loss of this batch is the mean of the last column, {loss:.4f}.")
+
+
+def show_figures(figures):
+    """Print the figures of judge() as a table, with one column for each way to make vectors."""
+    titles = {
+        "positive": "cosine of a name to its misspelling",
+        "random": "cosine of two different names",
+        "recall": "share of misspelled names found",
+        "anna_anne": "cosine of anna to anne",
+        "anna_zachary": "cosine of anna to zachary",
+        "neighbor_edits": "edits from a name to its neighbor",
+    }
+    print(f"\nOn held-out names. {num_queries} are looked for by a misspelling, among {pool_size}.")
+    print(f"The neighbor of a name is the most similar of {num_heldout} names. An edit adds, drops")
+    print("or changes a letter. What training does is the difference of untrained and trained.")
+    print(" " * 35 + "".join(f"{way:>13}" for way in figures))
+    for key, title in titles.items():
+        print(f"{title:35}" + "".join(f"{row[key]:13.3f}" for row in figures.values()))
+
+
+def show_neighbors(untrained, trained, heldout):
+    """Print the most similar held-out names for each probe, before and after training."""
+    print(f"\nThe most similar of the {num_heldout} held-out names, before and after training:")
+    before = [embed_name(untrained, name) for name in heldout]
+    after = [embed_name(trained, name) for name in heldout]
+    for probe in probes:
+        for title, model, vectors in (("before", untrained, before), ("after", trained, after)):
+            found = nearest(embed_name(model, probe), vectors, 5)
+            print(f"{probe:9}{title:8}{' '.join(heldout[i] for i in found)}")
+
+
+# === REPEATED from microgpt.py, word for word ===
+def mean(values):
+    """The average of some numbers. fsum() rounds only once, so every Python gives the same."""
+    return math.fsum(values) / len(values)
+
+
+def show_progress(step, num_steps, loss, started):
+    """Print step, loss, elapsed and remaining time: on a terminal always in the same line.
+
+    In a pipe or a file, print a line for the first three steps and for every tenth of all steps.
+    """
+    elapsed = time.perf_counter() - started
+    remaining = elapsed * (num_steps / step - 1)
+    line = f"step {step:4d}/{num_steps}  loss {loss:.5f}  {elapsed:5.1f} s, {remaining:5.1f} s left"
+    if os.isatty(1):
+        print(f"\r{line} ", end="\n" if step == num_steps else "")
+    elif step <= 3 or step % max(1, num_steps // 10) == 0:
+        print(line)
+
+
+def show_training(losses, num_steps):
+    """Run a generator of losses to its end, and show its progress. Return the losses."""
+    started = time.perf_counter()
+    seen = []
+    for loss in losses:
+        seen.append(loss)
+        show_progress(len(seen), num_steps, loss, started)
+    return seen
+
+
+def print_results(rows):
+    """Print the results: one per line, with its name, its value, and the bound it has to meet."""
+    print("\n=== results ===")
+    for name, value, bound in rows:
+        text = f"{value:.4f}" if isinstance(value, float) else value
+        print(f"{name:<26}{text:<9}{bound}".rstrip())
+
+
+# An earlier release of the list in 01-foundations: 32,033 names instead of 32,178.
+NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
+NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
+print = functools.partial(print, flush=True)  # print each line at once, also into a pipe
+
+
+def load_names():
+    """All names, in file order: from names.txt beside this script or else in ../01-foundations.
+
+    If neither file exists, the list is downloaded. Whatever fails ends in SystemExit, with one line
+    that says what to do.
+    """
+    folder = os.path.dirname(os.path.abspath(__file__))
+    path = os.path.join(folder, "names.txt")
+    source = path
+    if not os.path.exists(source):
+        source = os.path.join(folder, "..", "01-foundations", "names.txt")
+    try:
+        if os.path.exists(source):
+            with open(source, "rb") as file:
+                raw = file.read()
+        else:
+            source = NAMES_URL
+            raw = download_names(path)
+        names = raw.decode("ascii").split()
+        if len(set(names)) < 10000:  # too few to train on some and to hold out others
+            raise ValueError("it has fewer than 10000 different names")
+    except Exception as error:  # of many kinds: OSError, HTTPException, UnicodeDecodeError, ...
+        advice = f"Put an ASCII text file of names, one per line, at {path}"
+        raise SystemExit(f"No names from {source}: {str(error).strip()}. {advice}") from None
+    return names
+
+
+def download_names(path):
+    """Download the list of names, check that it is the expected one, and keep it at `path`.
+
+    Returns its bytes. Raises an exception if the download fails or the list is another one. If it
+    cannot be kept, it prints a line and goes on.
+    """
+    with urllib.request.urlopen(NAMES_URL, timeout=10) as answer:
+        raw = answer.read(5_000_000)  # the list has 228,145 bytes
+    if hashlib.sha256(raw).hexdigest() != NAMES_SHA256:
+        raise ValueError("its SHA-256 is not the one expected")
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(raw)
+        os.replace(temporary, path)  # in one move, so that nobody ever meets half a file
+    except OSError as error:
+        print(f"The names could not be kept for the next run: {error}")
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+    return raw
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BrokenPipeError:
+        os._exit(0)  # the reader of the pipe has gone, as in `python script.py | head`

@@ -1,14 +1,50 @@
-"""A gate can keep a gradient alive through time where a plain recurrent network loses it.
+"""A gate can be set to keep a gradient alive through time; left half open, it does not keep it.
 
-A recurrent network reads one token a step and keeps all it knows of the past in a state of fixed
-size. To learn from something 15 steps back, the gradient has to come back through 15 updates of
-that state. This script trains an RNN (Elman 1990) and a GRU (Cho et al. 2014) on the same names by
-the same recipe and measures what arrives. Karpathy's makemore (2022) has the same pair of cells.
+The problem: a recurrent network reads a text token by token, here letter by letter. All that it
+remembers is its state, a list of 32 numbers, which every token changes. Suppose that the first
+letter matters for what comes 16 letters later. To learn this, training needs to know how the loss
+at the end depends on the state at the beginning. This dependence is a gradient, and the chain rule
+finds it: go back from the end, and multiply by the derivative of each update on the way. If every
+update halves the gradient, 15 updates leave 0.5^15 = 0.00003 of it. It vanishes, and the first
+letter has almost no say in what is learned.
 
-What each generation gained: the RNN, a memory of any length in principle; LSTM (Hochreiter &
-Schmidhuber 1997; forget gate: Gers et al. 2000) and GRU, gradients that get through it;
-the Transformer (Vaswani et al. 2017), no state to get through: any earlier token is reached in one
-step and all positions train at once, for a cost that grows with the square of the length.
+The idea: give every number of the state a gate, which is a number z between 0 and 1. It decides how
+much of the old number is replaced:
+
+    new = (1 - z) * old + z * candidate
+
+If z is 0, the old number stays. If z is 1, the candidate takes its place. On the direct way from
+new to old, the gradient is multiplied by 1 - z and by nothing else. With z = 0.02, 15 updates leave
+0.98^15 = 0.74 of it. With z = 0.5, they leave 0.5^15 again. So a gate alone is no help. It has to
+be set so that z is small, at least for a part of the state.
+
+    1. rnn_cell: the plain update. Mix the token and the old state by matrices, add a bias (a number
+       that depends on neither), and squeeze the result between -1 and 1 with tanh.
+    2. gru_cell: the update with gates. Such an update is called a gated recurrent unit (GRU). It
+       computes z and the candidate from the token and the old state, and blends old and candidate.
+    3. init_rnn and init_gru: random matrices of the same sizes for both. The bias of the gate is
+       where the gate is set: z starts near 0.02 for 6 of the 32 numbers, and near 0.95 for the
+       others.
+    4. Two controls, because initial values decide much here. One is the RNN with a recurrent matrix
+       that by itself shortens no gradient (orthogonal). The other is the GRU with gate biases of 0,
+       so that z starts near 0.5. All else is equal.
+    5. train: train all four on the same names, with the same number of steps.
+    6. state_gradients: take the loss of the last prediction alone, and compute its gradient by the
+       state after each of 16 tokens. grad_ratio: its size after the first token, divided by its
+       size after the last one. The ratio is near 0 if the gradient vanishes on the way.
+
+The RNN is that of Elman (1990), with tanh for his logistic function. The GRU is by Cho et al.
+(2014), whose z is the 1 - z of this script. That gradients vanish was shown by Bengio et al.
+(1994). Setting gates by their biases follows Tallec and Ollivier (2018), and orthogonal recurrent
+matrices were studied by Saxe et al. (2014). Karpathy's makemore (2022) has the same two cells. In
+production, gradients are also clipped, because a network whose gradients do not shrink can let them
+grow without limit (Pascanu et al. 2013).
+
+What each generation gained: the RNN has a memory of any length in principle. LSTM (Hochreiter and
+Schmidhuber 1997, forget gate by Gers et al. 2000) and GRU have gates, so that gradients can get
+through this memory. The transformer (Vaswani et al. 2017, see microgpt) has no state to get
+through. It reaches any earlier token in one step and trains on all positions at once, at a cost
+that grows with the square of the length.
 """
 
 import collections
@@ -21,280 +57,301 @@ import random
 import time
 import urllib.request
 
-# === CONSTANTS: two cells, one recipe, the evaluation ===
-n_hidden = 32  # numbers in the state: all that a cell can know about the past
-seq_len = 16  # steps that are unrolled: a boundary and 15 letters, as long as names get
-# Plain SGD, one name a step, at a constant rate: so the GRU has the lower loss. With a rate that
-# falls to 0 the RNN does (not shown here): names are short, and need no long memory.
-num_steps, learning_rate = 3000, 0.1
-std_in_out, std_recurrent = 0.3, 0.1  # of the initial weights, in both cells
-# Biases of the GRU's update gates. At -4 a unit replaces sigmoid(-4) = 2 % of itself a step, and so
-# remembers over some 50 steps; at +3 it replaces 95 %, like a unit of an RNN. Biases that fit the
-# time spans of the task come from "chrono initialization" (Tallec & Ollivier 2018). With all 0, the
-# gate is there and stands half open, and the gradient still dies: shown too, untrained.
-n_slow, bias_slow, bias_fast = 6, -4.0, 3.0
-num_heldout = 1000  # names to judge the models by, none of them trained on
-num_sequences = 100  # of seq_len characters of held-out text, to measure gradients on
-num_samples, temperature = 1000, 0.5  # below temperature 1, samples keep to what is likely
+# === CONSTANTS ===
+n_hidden = 32  # numbers in the state; one of them is called a unit
+seq_len = 16  # tokens to read at most: a boundary and the 15 letters of the longest name
+num_steps = 3000  # training steps of each network, one name each
+learning_rate = 0.1  # how far a step moves a parameter, times its gradient
+std_input = 0.3  # standard deviation of the initial weights from tokens and to predictions
+std_recurrent = 0.1  # of those from the old state to the new one
+num_slow = 6  # units of the GRU whose gate is set to keep them
+bias_slow = -4.0  # of their gates; z starts near sigmoid(-4) = 0.02
+bias_fast = 3.0  # of the gates of all other units; z starts near sigmoid(3) = 0.95
+num_heldout = 1000  # names to judge by; no training step sees them
+num_sequences = 100  # pieces of text made of these names, to measure gradients on
+num_samples = 200  # names that the RNN and the GRU write
+temperature = 0.5  # of writing: below 1, tokens that are probable become more probable still
 
-NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
-NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
-print = functools.partial(print, flush=True)  # flush each line, into a pipe too
-
-
-# === DATA: names, a character a token ===
-def load_names():
-    """All names, in file order: from names.txt beside this script, or else in 01-foundations.
-
-    If there is neither, one is downloaded and kept. SystemExit, in one line, if it is not usable.
-    """
-    here = os.path.dirname(os.path.abspath(__file__))
-    beside, shared = (os.path.join(here, d, "names.txt") for d in ("", "../01-foundations"))
-    source = next(filter(os.path.exists, (beside, shared)), NAMES_URL)
-    is_url = source == NAMES_URL
-    try:
-        with urllib.request.urlopen(source, timeout=10) if is_url else open(source, "rb") as file:
-            raw = file.read(5_000_000 if is_url else -1)  # longer cannot be it
-        if is_url and hashlib.sha256(raw).hexdigest() != NAMES_SHA256:
-            raise ValueError("its SHA-256 is not the one expected")
-        names = raw.decode("ascii").split()
-        if len(set(names)) < 10000:  # too few to train on some and hold out others
-            raise ValueError("it has fewer than 10000 different names")
-    except Exception as error:  # urllib alone raises three families of them
-        advice = f"Put an ASCII text file of names, one a line, at {beside}"
-        raise SystemExit(f"No names from {source}: {str(error).strip()}. {advice}") from None
-    if is_url:
-        temporary = f"{beside}.{os.getpid()}.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(raw)
-            os.replace(temporary, beside)  # in one move: nobody ever meets half a file
-        except OSError as error:  # no reason to stop: the names are in memory
-            print(f"The names could not be kept for the next run: {error}")
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)
-    return names
+# === BORROWED from microgpt.py: what you need to know of it ===
+# - Value(data, inputs, local_grads) is a number that remembers how it was computed: from which
+#   inputs, and with which derivative for each. loss.backward() adds d(loss)/d(value) to the .grad
+#   of every Value that the loss was computed from.
+# - The networks work on Values and on floats alike. Floats remember nothing and get no gradient.
+#   as_values() and as_floats() copy a model {name: matrix} into the other kind.
+#   floats(xs) are the numbers of a list of either kind.
+# - dot(a, b) is the dot product of two vectors. linear(x, matrix) is the product of a matrix with
+#   a vector: the dot product of each row with x.
+# - softmax() turns scores into probabilities. log() treats numbers below 1e-10 as 1e-10.
+# - encode() turns a name into tokens, with the same boundary token in front and behind. Its number
+#   is len(chars), one more than that of the last letter. spell() turns tokens back into letters.
+# - is_pronounceable() asks whether a name has a vowel, no four consonants in a row, and only such
+#   groups of three letters as are in common_trigrams(): those of at least five real names.
 
 
-def encode(name, chars):
-    """Token ids, between two boundary tokens of id len(chars). ValueError if a character is new."""
-    return [len(chars), *map(chars.index, name), len(chars)]
-
-
-def cut_sequences(names, chars):
-    """[num_sequences][seq_len + 1] token ids: pieces of a stream of names, a boundary after each.
-
-    Hardly a name has so many characters. The last token of each piece is only to be predicted.
-    """
-    stream = [len(chars)]
-    for name in names:
-        stream += encode(name, chars)[1:]
-    return [stream[i * seq_len :][: seq_len + 1] for i in range(num_sequences)]
-
-
-# === AUTOGRAD: numbers that remember how they were computed ===
-class Value:
-    """A number in a graph: data, the inputs it came from, and d(self)/d(input) for each of them."""
-
-    __slots__ = ("data", "grad", "_inputs", "_local_grads", "_order")
-    _created = itertools.count()
-
-    def __init__(self, data, inputs=(), local_grads=()):
-        self.data, self.grad = data, 0.0  # grad: d(result)/d(self), by result.backward()
-        self._inputs, self._local_grads = inputs, local_grads
-        self._order = next(Value._created)
-
-    def __add__(self, other):
-        other = other if isinstance(other, Value) else Value(other)
-        return Value(self.data + other.data, (self, other), (1.0, 1.0))
-
-    def __mul__(self, other):
-        other = other if isinstance(other, Value) else Value(other)
-        return Value(self.data * other.data, (self, other), (other.data, self.data))
-
-    # fmt: off
-    def __pow__(self, k): return Value(math.pow(self.data, k), (self,), (k * self.data ** (k - 1),))
-    def exp(self): return Value(y := math.exp(self.data), (self,), (y,))
-    def log(self): return Value(math.log(p := max(self.data, 1e-10)), (self,), (1.0 / p,))
-    def tanh(self): return Value(y := math.tanh(self.data), (self,), (1.0 - y * y,))
-    def relu(self): return Value(max(0.0, self.data), (self,), (float(self.data > 0),))
-    def sigmoid(self): return Value(y := sigmoid(self.data), (self,), (y * (1.0 - y),))
-    # The rest is made of those above.
-    def __neg__(self): return self * -1.0
-    def __sub__(self, other): return self + -other
-    def __rsub__(self, other): return -self + other
-    def __truediv__(self, other): return self * other**-1
-    def __rtruediv__(self, other): return self**-1 * other
-    def __rpow__(self, base): return (self * math.log(base)).exp()
-    __radd__, __rmul__ = __add__, __mul__
-    # fmt: on
-
-    def backward(self):
-        """Add d(self)/d(v) to the grad of every v below self. Works once: it frees the graph."""
-        nodes, seen = [self], {self}
-        for node in nodes:  # the list grows while we walk it: no recursion, any depth
-            for v in node._inputs:
-                if v._inputs and v not in seen:  # a leaf has nothing to pass on
-                    seen.add(v)
-                    nodes.append(v)
-        # Inputs exist before their node, so newest first is reverse topological order: a node's
-        # grad is complete by the time the node passes it on.
-        nodes.sort(key=lambda v: v._order, reverse=True)
-        self.grad = 1.0
-        for node in nodes:
-            grad = node.grad
-            for v, local_grad in zip(node._inputs, node._local_grads):
-                v.grad += local_grad * grad  # chain rule: dL/dv += dL/dnode * dnode/dv
-            del node._inputs, node._local_grads  # rather than all at the end: a quarter faster
-
-
-# fmt: off
-# Training computes on Values. Inference needs no gradient: on floats the same code makes no graph.
-def exp(x): return x.exp() if isinstance(x, Value) else math.exp(x)
-def log(x): return x.log() if isinstance(x, Value) else math.log(max(x, 1e-10))
-def tanh(x): return x.tanh() if isinstance(x, Value) else math.tanh(x)
-def floats(xs): return [x.data for x in xs] if xs and isinstance(xs[0], Value) else xs
-# fmt: on
-
-
-def dot(a, b):
-    """sum_i a[i] b[i] as ONE node, or a float if a and b are both lists of floats.
-
-    16 multiplies and 15 adds would be 31 nodes. A tensor library does the same one level up: its
-    node is a whole matrix product. Raises ValueError if the lengths differ.
-    """
-    xs, ys = floats(a), floats(b)
-    total = 0.0  # a loop, because sum() of floats rounds differently from Python 3.12 on
-    for x, y in zip(xs, ys, strict=True):
-        total += x * y
-    if xs is a:  # a holds floats, which floats() hands back as they are: no gradient for a
-        return total if ys is b else dot(b, a)
-    if ys is b:
-        return Value(total, [*a], [*ys])  # d(total)/d(a[i]) = b[i]
-    return Value(total, [*a, *b], [*ys, *xs])
-
-
-# --- AUTOGRAD DIFFERENCES IN THIS SCRIPT ---
-# This is the canonical code of docs/autograd-interface.md, with these additions:
-# - sigmoid(): for the gates of the GRU
-# - blend(): what the update gate does, as one node
+# === WHAT THE ENGINE LACKS: operations that are one Value each ===
+def tanh(x):
+    """The hyperbolic tangent of a Value or a float, between -1 and 1: tanh(0) = 0."""
+    return x.tanh() if isinstance(x, Value) else math.tanh(x)
 
 
 def sigmoid(x):
-    """1 / (1 + e^-x), as (1 + tanh(x / 2)) / 2: equal but for rounding, never overflowing."""
-    return x.sigmoid() if isinstance(x, Value) else 0.5 + 0.5 * math.tanh(0.5 * x)
+    """1 / (1 + exp(-x)) of a Value or a float, between 0 and 1: sigmoid(0) = 0.5.
+
+    It is computed as (1 + tanh(x / 2)) / 2. That is the same number, and exp() cannot overflow. The
+    derivative is s * (1 - s), where s is the result.
+    """
+    if not isinstance(x, Value):
+        return 0.5 + 0.5 * math.tanh(0.5 * x)
+    s = sigmoid(x.data)
+    return Value(s, (x,), (s * (1 - s),))
 
 
-def blend(z, h, c):
-    """(1 - z) h + z c as ONE node (operators make seven), or a float if all three are floats."""
+def add(*vectors):
+    """The sum of vectors [n] of Values or floats, number by number: [n].
+
+    Each number of the result is one Value, however many terms it has. Its derivative by each term
+    is 1. If all vectors are made of floats, so is the result.
+    """
+    totals = [0.0] * len(vectors[0])
+    for vector in vectors:
+        totals = [total + x for total, x in zip(totals, floats(vector), strict=True)]
+    with_history = [vector for vector in vectors if isinstance(vector[0], Value)]
+    if not with_history:
+        return totals
+    local_grads = [1.0] * len(with_history)
+    # zip(*with_history) yields the terms of the first sum, then those of the second, and so on.
+    return [Value(total, terms, local_grads) for total, terms in zip(totals, zip(*with_history))]
+
+
+def blend(z, old, candidate):
+    """new = (1 - z) * old + z * candidate, as one Value, or as a float if all three are floats.
+
+    The derivatives:
+
+        d(new)/d(z) = candidate - old
+        d(new)/d(old) = 1 - z            the direct way for the gradient
+        d(new)/d(candidate) = z
+
+    The first state of a text is made of floats, even if z and candidate are Values.
+    """
     if not isinstance(z, Value):
-        return h + z * (c - h)
-    h = h if isinstance(h, Value) else Value(h)
-    change = c.data - h.data
-    # Slopes for z, h and c. That for h is 1 - z: with z near 0 a gradient passes almost unchanged.
-    return Value(h.data + z.data * change, (z, h, c), (change, 1.0 - z.data, z.data))
+        return (1 - z) * old + z * candidate
+    old = old if isinstance(old, Value) else Value(old)
+    new = (1 - z.data) * old.data + z.data * candidate.data
+    local_grads = (candidate.data - old.data, 1 - z.data, z.data)
+    return Value(new, (z, old, candidate), local_grads)
 
 
-# === MODEL: from a state and a token to the next state ===
-def softmax(logits):
-    """[n] scores -> [n] probabilities."""
-    peak = max(floats(logits))  # a constant: to shift all scores changes no probability
-    exps = [exp(x - peak) for x in logits]  # at most 1, so no score is too large
-    scale = dot(exps, [1.0] * len(exps)) ** -1  # 1 / their sum
-    return [e * scale for e in exps]
+# === TWO CELLS: from the old state and a token to the new state ===
+#
+# A cell is used once per token, always with the same matrices:
+#
+#     token 1         token 2                token 16
+#        |               |                      |
+#     [cell] -- h_1 -- [cell] -- h_2 -- ... -- [cell] -- h_16 -- prediction of token 17
+#
+# h_1, h_2, ... are the states. The first cell gets a state of zeros. The gradient of the prediction
+# has to go through 15 cells to get from h_16 back to h_1.
+#
+# Both cells contain products W x of a matrix with the token x. A token is one-hot: a vector of
+# zeros with a single 1. So W x is one column of W. The models keep these columns as rows of a
+# table, and model["w_xh"][token] takes one out. A bias is a matrix with a single row.
 
 
-def linear(x, w):
-    """x [n_in], w [n_out][n_in] -> w x [n_out]."""
-    return [dot(row, x) for row in w]
+def rnn_cell(model, token, h):
+    """The state after one more token, from the state h [n_hidden] before it:
 
+        h_t = tanh(W_xh x_t + W_hh h_{t-1} + b_h)
 
-def affine(w, part, token_id, h):
-    """W_x x + W_h h + b of one part of a cell, "h", "z" or "r": [n_hidden].
+    On the way back from h_t to h_{t-1}, the chain rule makes of a gradient
 
-    x is one-hot, so W_x x is a column of W_x. w_x keeps columns as rows: a lookup, not a product.
+        d(loss)/d(h_{t-1}) = W_hh^T ((1 - h_t^2) * d(loss)/d(h_t))
+
+    1 - h_t^2 is the derivative of tanh, and is at most 1. W_hh^T is the transpose of W_hh, with
+    rows and columns exchanged. It is the same at every token. If it shortens gradients as well,
+    they shrink exponentially with the number of tokens.
     """
-    w_x, w_h, (b,) = w[f"w_x{part}"], w[f"w_h{part}"], w[f"b_{part}"]
-    one = Value(1.0) if isinstance(h[0], Value) else 1.0
-    factors = [one, one, *h]  # of x, of b and of a row of W_h: the whole sum is one node
-    return [dot(factors, [xi, bi, *row]) for xi, bi, row in zip(w_x[token_id], b, w_h)]
+    mixed = add(model["w_xh"][token], linear(h, model["w_hh"]), model["b_h"][0])
+    return [tanh(m) for m in mixed]
 
 
-def rnn_cell(w, token_id, h):
-    """h_t = tanh(W_xh x_t + W_hh h_{t-1} + b_h).
+def gru_cell(model, token, h):
+    """The state after one more token, from the state h [n_hidden] before it, with two gates.
 
-    Backward, dL/dh_{t-1} = W_hh^T diag(1 - h_t^2) dL/dh_t: each step multiplies by the same matrix
-    and by factors of at most 1. Unless the matrix makes up for them, what is left shrinks
-    exponentially with the number of steps (Bengio et al. 1994).
+    The update gate z decides, unit by unit, what becomes of the old state:
+
+        z = 0    The old number is kept. The gradient passes the cell unchanged, by the direct way.
+        z = 1    The old number is replaced by the candidate. The direct way is closed. A gradient
+                 can only get back through the matrices that made z, r and the candidate.
+
+    The reset gate r decides how much of the old state the candidate may see. Why is it needed? With
+    z alone, an old number can be replaced, but its replacement is computed from all of the old
+    state. Sometimes the past should have no part in it, as at the start of a new sentence. With
+    r = 0, the candidate depends on the token alone.
+
+    With r = 1 and z = 1 for all units, the cell is the same as rnn_cell().
     """
-    return [tanh(a) for a in affine(w, "h", token_id, h)]
+    # z = sigmoid(W_xz x + W_hz h + b_z): how much of each unit to replace
+    z_mixed = add(model["w_xz"][token], linear(h, model["w_hz"]), model["b_z"][0])
+    z = [sigmoid(m) for m in z_mixed]
+
+    # r = sigmoid(W_xr x + W_hr h + b_r): how much of each unit the candidate may see
+    r_mixed = add(model["w_xr"][token], linear(h, model["w_hr"]), model["b_r"][0])
+    r = [sigmoid(m) for m in r_mixed]
+
+    # candidate = tanh(W_xh x + W_hh (r * h) + b_h): what to replace the units with
+    seen = [r_i * h_i for r_i, h_i in zip(r, h)]
+    c_mixed = add(model["w_xh"][token], linear(seen, model["w_hh"]), model["b_h"][0])
+    candidate = [tanh(m) for m in c_mixed]
+
+    # h_t = (1 - z) * h_{t-1} + z * candidate
+    return [blend(z_i, h_i, c_i) for z_i, h_i, c_i in zip(z, h, candidate)]
 
 
-def gru_cell(w, token_id, h):
-    """h_t = (1 - z) h_{t-1} + z c (Cho et al. 2014, their z and 1 - z the other way round).
+def next_state(model, token, h):
+    """The state after one more token, by the cell that the model has the matrices for."""
+    cell = gru_cell if "w_xz" in model else rnn_cell
+    return cell(model, token, h)
 
-    Backward, dL/dh_{t-1} = (1 - z) dL/dh_t + what comes through c, z and r. The first term has no
-    matrix and no tanh in it: where z is nearly 0, the gradient is copied.
+
+def predict(model, h):
+    """A score [vocab_size] for every token that could come next: W_hy h + b_y."""
+    return add(linear(h, model["w_hy"]), model["b_y"][0])
+
+
+# === INITIAL VALUES: they decide what becomes of a gradient before anything is learned ===
+def random_matrix(rows, columns, std):
+    """A matrix [rows][columns] of floats from a Gaussian with mean 0 and standard deviation std."""
+    return [[random.gauss(0, std) for _ in range(columns)] for _ in range(rows)]
+
+
+def init_rnn(vocab_size):
+    """The parameters {name: matrix} of an RNN, as floats.
+
+        w_xh  [vocab_size][n_hidden]    from the token (a table, see above)
+        w_hh  [n_hidden][n_hidden]      from the old state
+        w_hy  [vocab_size][n_hidden]    from the state to a score for every next token
+        b_h   [1][n_hidden]    b_y  [1][vocab_size]
+
+    A random matrix with n rows and columns multiplies most vectors by about std * sqrt(n) in
+    length. For w_hh that is 0.1 * sqrt(32) = 0.57, and 0.57^15 = 0.0002. So this RNN is made to
+    lose its gradient. with_orthogonal_recurrence() makes one that is not.
     """
-    z = [sigmoid(a) for a in affine(w, "z", token_id, h)]  # update gate: how much to replace
-    r = [sigmoid(a) for a in affine(w, "r", token_id, h)]  # reset gate: how much of the past to use
-    past = [ri * hi for ri, hi in zip(r, h)]
-    c = [tanh(a) for a in affine(w, "h", token_id, past)]  # candidate: what to replace it with
-    return [blend(zi, hi, ci) for zi, hi, ci in zip(z, h, c)]
+    return {
+        "w_xh": random_matrix(vocab_size, n_hidden, std_input),
+        "w_hh": random_matrix(n_hidden, n_hidden, std_recurrent),
+        "b_h": [[0.0] * n_hidden],
+        "w_hy": random_matrix(vocab_size, n_hidden, std_input),
+        "b_y": [[0.0] * vocab_size],
+    }
 
 
-def readout(w, h):
-    """y_t = W_hy h_t + b_y: [n_hidden] -> [vocab_size], a score for every next token."""
-    (b,) = w["b_y"]
-    return [a + bi for a, bi in zip(linear(h, w["w_hy"]), b)]
+def init_gru(vocab_size):
+    """The parameters {name: matrix} of a GRU, as floats.
 
+    They have the shapes and scales of the RNN's. The gates z and r have the same three matrices as
+    the candidate, so the GRU has more than twice as many parameters.
 
-def init_model(parts, vocab_size):
-    """A state_dict of matrices: the parts "h" make an RNN, "hzr" a GRU. A bias is a single row."""
-
-    def matrix(rows, columns, std):
-        return [[Value(random.gauss(0, std)) for _ in range(columns)] for _ in range(rows)]
-
-    w = {}
-    for part in parts:
-        w[f"w_x{part}"] = matrix(vocab_size, n_hidden, std_in_out)
-        w[f"w_h{part}"] = matrix(n_hidden, n_hidden, std_recurrent)
-        w[f"b_{part}"] = [[Value(0.0) for _ in range(n_hidden)]]
-    if "z" in parts:
-        for i, b in enumerate(w["b_z"][0]):
-            b.data = bias_slow if i < n_slow else bias_fast
-    w["w_hy"] = matrix(vocab_size, n_hidden, std_in_out)
-    w["b_y"] = [[Value(0.0) for _ in range(vocab_size)]]
-    return w
-
-
-# A copy of a state_dict in plain numbers, for which no gradient is computed.
-def as_floats(w):
-    return {key: [floats(row) for row in m] for key, m in w.items()}
-
-
-# === TRAINING: backpropagation through time, one name at a time ===
-def name_loss(cell, w, tokens):
-    """Cross-entropy: mean of -log p(next token), in nats, over at most seq_len tokens."""
-    n, h, total = min(seq_len, len(tokens) - 1), [0.0] * n_hidden, 0.0
-    for t in range(n):
-        h = cell(w, tokens[t], h)
-        total = total - log(softmax(readout(w, h))[tokens[t + 1]])
-    return total * (1 / n)
-
-
-def train(cell, w, docs, chars):
-    """Train in place, one document a step; yield the loss that each step started from.
-
-    Left out: clipping, for gradients that grow through time instead of vanishing (Pascanu et al.
-    2013).
+    The biases of z set the gates. A slow unit replaces 2 % of its number per token, so it remembers
+    for about 50 tokens. A fast unit replaces 95 %, almost like a unit of the RNN. What ratio is to
+    be expected? Suppose that all units have an equal part in the gradient at the end. The slow ones
+    then have sqrt(6 / 32) = 0.43 of its length, and keep 0.982^15 = 0.76 of that. The fast ones
+    keep nothing. This makes 0.33.
     """
-    params = [p for matrix in w.values() for row in matrix for p in row]
+    slow_biases = [bias_slow] * num_slow
+    fast_biases = [bias_fast] * (n_hidden - num_slow)
+    return {
+        "w_xh": random_matrix(vocab_size, n_hidden, std_input),
+        "w_hh": random_matrix(n_hidden, n_hidden, std_recurrent),
+        "b_h": [[0.0] * n_hidden],
+        "w_xz": random_matrix(vocab_size, n_hidden, std_input),
+        "w_hz": random_matrix(n_hidden, n_hidden, std_recurrent),
+        "b_z": [slow_biases + fast_biases],
+        "w_xr": random_matrix(vocab_size, n_hidden, std_input),
+        "w_hr": random_matrix(n_hidden, n_hidden, std_recurrent),
+        "b_r": [[0.0] * n_hidden],
+        "w_hy": random_matrix(vocab_size, n_hidden, std_input),
+        "b_y": [[0.0] * vocab_size],
+    }
+
+
+def orthogonal(matrix):
+    """A square matrix whose rows have length 1 and are at right angles to each other.
+
+    Such a matrix, and also its transpose, rotates or mirrors vectors, and so keeps their length.
+    This is the method of Gram and Schmidt: from each row, take away the part that points along the
+    rows before it, and rescale what is left to the length 1.
+    """
+    rows = []
+    for row in matrix:
+        rest = row
+        for earlier in rows:
+            overlap = dot(rest, earlier)
+            rest = [x - overlap * e for x, e in zip(rest, earlier)]
+        length = dot(rest, rest) ** 0.5
+        rows.append([x / length for x in rest])
+    return rows
+
+
+def with_orthogonal_recurrence(rnn):
+    """A control: the same RNN, with a W_hh that shortens no gradient.
+
+    What this RNN loses before training, it loses to tanh, whose derivative is at most 1. (Training
+    then changes the matrix. It does not stay orthogonal.)
+    """
+    return {**rnn, "w_hh": orthogonal(rnn["w_hh"])}
+
+
+def with_zero_gate_biases(gru):
+    """A control: the same GRU, with the update gate half open. z starts near sigmoid(0) = 0.5."""
+    return {**gru, "b_z": [[0.0] * n_hidden]}
+
+
+def init_models(vocab_size):
+    """The four models to compare: {title: model}.
+
+    A control has all initial values in common with its model, but for the ones that it changes.
+    """
+    rnn = init_rnn(vocab_size)
+    gru = init_gru(vocab_size)
+    return {
+        "RNN": rnn,
+        "RNN, orthogonal": with_orthogonal_recurrence(rnn),
+        "GRU, half open": with_zero_gate_biases(gru),
+        "GRU": gru,
+    }
+
+
+# === TRAINING: backpropagation through time ===
+def name_loss(model, tokens):
+    """The mean of -log p(next token) over one name, in nats, the unit of the natural logarithm.
+
+    It is log(27) = 3.30 for a blind guess among 27 tokens. At most seq_len tokens are read.
+    """
+    num_predictions = min(seq_len, len(tokens) - 1)
+    h = [0.0] * n_hidden
+    total = 0.0
+    for t in range(num_predictions):
+        h = next_state(model, tokens[t], h)
+        probs = softmax(predict(model, h))
+        total = total - log(probs[tokens[t + 1]])
+    return total * (1 / num_predictions)
+
+
+def train(model, names, chars):
+    """Train a model of Values in place, one name per step. Yield the loss before each step.
+
+    Every token of the name uses the same matrices, and backward() adds up what each use contributes
+    to their gradient. This is called backpropagation through time. It needs no code of its own.
+
+    A step is plain gradient descent with a constant learning rate. Which of the two cells gets the
+    lower loss depends on this choice. In eight other runs, with a rate that fell to 0, it was
+    always the RNN. So the losses show that a network has learned something, and no more.
+    """
+    params = [p for matrix in model.values() for row in matrix for p in row]
     for step in range(num_steps):
-        loss = name_loss(cell, w, encode(docs[step % len(docs)], chars))
-        # Each step of the name used the same weights, and each use adds to their grad. There is
-        # no more to backpropagation through time.
+        name = names[step % len(names)]  # starts over if there are fewer names than steps
+        loss = name_loss(model, encode(name, chars))
         loss.backward()
         for p in params:
             p.data -= learning_rate * p.grad
@@ -302,227 +359,642 @@ def train(cell, w, docs, chars):
         yield loss.data
 
 
-# === INFERENCE: how far gradients get, what the gates do, names ===
-def state_gradients(cell, w, tokens):
-    """dL/dh_t for t = 1 to n: [n][n_hidden], n = len(tokens) - 1, of a loss at step n alone.
+# === THE GRADIENT: how much of it gets back to the first state ===
+def cut_sequences(names, chars):
+    """num_sequences pieces [seq_len + 1] of a text in which a boundary stands between the names.
 
-    L = -log p(last token). A loss at every step would feed gradient in all along the way and hide
-    how little of it comes through. `w` is of floats: no gradient goes there.
+    No single name is long enough. With pieces of 4 + 1 tokens, "anna", "bo" and "mia" give
+
+        text      .anna.bo.mia.
+        pieces    .anna    a.bo.    .mia.
+
+    The last token of a piece is not read, only predicted. So the next piece begins with it.
     """
-    h, states = [Value(0.0) for _ in range(n_hidden)], []
-    for token_id in tokens[:-1]:
-        h = cell(w, token_id, h)
+    boundary = len(chars)
+    text = [boundary]
+    for name in names:
+        letters_and_boundary = encode(name, chars)[1:]
+        text += letters_and_boundary
+    starts = range(0, num_sequences * seq_len, seq_len)
+    return [text[start : start + seq_len + 1] for start in starts]
+
+
+def state_gradients(model, tokens):
+    """The gradient of the loss of the last prediction, by each state: d(loss)/d(h_t).
+
+    All tokens but the last are read, and the last one is predicted. Returns [tokens read][n_hidden]
+    as floats. The model is made of floats, because only the states need gradients here.
+
+    Why the last prediction alone? If every prediction had a loss, each would add a gradient of its
+    own, and these would hide how little comes back from the end.
+    """
+    tokens_read = tokens[:-1]
+    target = tokens[-1]
+    h = [Value(0.0) for _ in range(n_hidden)]
+    states = []
+    for token in tokens_read:
+        h = next_state(model, token, h)
         states.append(h)
-    (-log(softmax(readout(w, h))[tokens[-1]])).backward()
-    return [[v.grad for v in h] for h in states]
+    loss = -log(softmax(predict(model, h))[target])
+    loss.backward()
+    return [[unit.grad for unit in state] for state in states]
 
 
-def kept_shares(w, tokens):
-    """1 - z_t of a GRU of floats, for t = 1 to len(tokens) - 1: [n][n_hidden]."""
-    h, kept = [0.0] * n_hidden, []
-    for token_id in tokens[:-1]:
-        kept.append([1.0 - sigmoid(a) for a in affine(w, "z", token_id, h)])
-        h = gru_cell(w, token_id, h)
-    return kept
-
-
-def direct_gradient(last, kept):
-    """dL/dh_1 if only the terms (1 - z) of gru_cell are followed back from `last`, dL/dh_n."""
-    for shares in kept[:0:-1]:  # steps n to 2
-        last = [g * share for g, share in zip(last, shares)]
-    return last
+def gradients_on(sequences, model):
+    """What state_gradients() gives for each sequence: [num_sequences][seq_len][n_hidden]."""
+    return [state_gradients(model, tokens) for tokens in sequences]
 
 
 def mean_norms(gradients):
-    """||dL/dh_t|| at each step, the mean over sequences: [num_sequences][n][n_hidden] -> [n]."""
-    return [mean([dot(g, g) ** 0.5 for g in step]) for step in zip(*gradients)]
+    """The mean length of the gradient by h_1, by h_2, and so on: [seq_len].
+
+    `gradients` are those of gradients_on(). The length (norm) of a vector is the root of the sum of
+    its squares. It is taken before the mean, because vectors of different directions would cancel
+    each other.
+    """
+    norms = []
+    for t in range(len(gradients[0])):
+        norms.append(mean([dot(states[t], states[t]) ** 0.5 for states in gradients]))
+    return norms
 
 
 def grad_ratio(gradients):
-    """Mean norm at the first step / at the last. Below 1, it shrinks on the way back."""
+    """The mean norm at the first state, divided by that at the last one."""
     norms = mean_norms(gradients)
     return norms[0] / norms[-1]
 
 
-def sample(cell, w, chars):
-    """A name drawn token by token, until the boundary token or seq_len characters.
+def kept_shares(model, tokens):
+    """1 - z of every unit of a GRU of floats, for each token but the last: [tokens][n_hidden]."""
+    h = [0.0] * n_hidden
+    kept = []
+    for token in tokens[:-1]:
+        # z as in gru_cell()
+        z_mixed = add(model["w_xz"][token], linear(h, model["w_hz"]), model["b_z"][0])
+        kept.append([1 - sigmoid(m) for m in z_mixed])
+        h = gru_cell(model, token, h)
+    return kept
 
-    The cell needs one state whatever the length; a GPT keeps keys and values of every token.
+
+def direct_gradient(last_gradient, kept):
+    """What of d(loss)/d(h_n), the gradient at the last state, gets to h_1 by the direct way alone.
+
+    The direct way from h_t to h_{t-1} multiplies each unit by its 1 - z at token t. kept [n] has
+    these shares for the tokens 1 to n. The one of token 1 leads to the state before h_1, so it is
+    not used.
     """
-    name, h = "", [0.0] * n_hidden
-    token_id = bos = len(chars)
+    gradient = last_gradient
+    for shares in kept[1:]:
+        gradient = [g * share for g, share in zip(gradient, shares)]
+    return gradient
+
+
+def direct_ratio(gradients, kept_on):
+    """The ratio of a GRU, if its gradients came back by the direct way alone.
+
+    `gradients` are those of gradients_on(), and kept_on has kept_shares() for each sequence.
+    """
+    first_and_last = []
+    for states, kept in zip(gradients, kept_on):
+        last = states[-1]
+        first_and_last.append([direct_gradient(last, kept), last])
+    return grad_ratio(first_and_last)
+
+
+# === WRITING: what the networks have learned ===
+def sample(model):
+    """Draw a name from a model of floats. Return its tokens, with the boundary in front.
+
+    The last token is the boundary as well, unless the name was cut off after seq_len letters.
+    """
+    boundary = len(model["w_hy"]) - 1
+    tokens = [boundary]
+    h = [0.0] * n_hidden  # however long the name gets, the memory has this size
     for _ in range(seq_len):
-        h = cell(w, token_id, h)
-        probs = softmax([x / temperature for x in readout(w, h)])
-        token_id = random.choices(range(len(probs)), weights=probs)[0]
-        if token_id == bos:
+        h = next_state(model, tokens[-1], h)
+        probs = softmax([score / temperature for score in predict(model, h)])
+        tokens.append(random.choices(range(len(probs)), weights=probs)[0])
+        if tokens[-1] == boundary:
             break
-        name += chars[token_id]
-    return name
+    return tokens
 
 
-def trigrams(name):
-    """Every three characters in a row, boundaries included: ann -> {".an", "ann", "nn."}."""
-    return {f".{name}."[i : i + 3] for i in range(len(name))}
+def judge_models(models, titles, heldout, others, chars):
+    """Names that some of the models write, {title: names}, and {title: figures} about them.
 
-
-def is_pronounceable(name, known):
-    """A vowel, no four consonants in a row, and all trigrams known from real names."""
-    shape = "".join("V" if c in "aeiouy" else "C" for c in name)
-    return "V" in shape and "CCCC" not in shape and trigrams(name) <= known
-
-
-# === OUTPUT: progress, drawings, results ===
-def show_progress(step, num_steps, loss, started):
-    """Rewrite one line on a terminal; in a pipe, print the first steps and every tenth of them."""
-    spent = time.perf_counter() - started
-    left = spent * (num_steps / step - 1)
-    line = f"step {step:4d}/{num_steps}  loss {loss:.5f}  {spent:5.1f} s, {left:5.1f} s left"
-    if os.isatty(1):  # somebody watches
-        print(f"\r{line} ", end="\n" if step == num_steps else "")
-    elif step <= 3 or step % max(1, num_steps // 10) == 0:
-        print(line)
-
-
-def mean(values):
-    return math.fsum(values) / len(values)  # fsum rounds once, so alike on every Python
-
-
-def draw_curve(values, width=64, height=8):
-    """Print a curve. Each column is the mean of its share of the values."""
-    n, width = len(values), min(width, len(values))
-    columns = [mean(values[i * n // width : (i + 1) * n // width]) for i in range(width)]
-    low, span = min(columns), (max(columns) - min(columns)) or 1.0  # or flat
-    for level in range(height, -1, -1):
-        marks = ["*" if round((c - low) / span * height) == level else " " for c in columns]
-        print(f"{low + span * level / height:6.2f} |{''.join(marks)}".rstrip())
-
-
-def show_training(label, cell, w, docs, chars):
-    """Train with a line of progress, print the loss curve, return the losses."""
-    print(
-        f"\n{label}: training, then its loss (a blind guess costs {math.log(len(chars) + 1):.2f})"
-    )
-    losses, begun = [], time.perf_counter()
-    for loss in train(cell, w, docs, chars):
-        losses.append(loss)
-        show_progress(len(losses), num_steps, loss, begun)
-    draw_curve(losses)
-    return losses
-
-
-def show_gradients(title, cells, sequences):
-    """Print the norms of {label: (cell, weights as floats)}; return the gradients of each.
-
-    Means are of norms: gradients would cancel. Norms fall by orders of magnitude,
-    so bars are on a log scale: a straight slope is a decay by the same factor at every step.
+    The figures are {"params": how many numbers the matrices have, "heldout_loss": the mean loss on
+    the names in `heldout`, "pronounceable_rate": the share of the names written}. What is usual in
+    a name is counted in `others`, which are real names as well, and not held out.
     """
-    gradients = [[state_gradients(*cell, s) for s in sequences] for cell in cells.values()]
-    columns = [mean_norms(g) for g in gradients]
-    print(f"\n{title}\n  t  {''.join(f'{label:27}' for label in cells)}".rstrip())
-    for t, row in enumerate(zip(*columns), 1):
-        line = f"{t:3}  "
-        for norm, column in zip(row, columns):
-            bar = "#" * round(17 + math.log2(max(norm / column[-1], 1e-10)))
-            line += f"{norm:.1e} {bar:19}"
-        print(line.rstrip())
-    return gradients
-
-
-def show_gates(gru, zero_bias, sequences, gradients):
-    """Print what update gates keep and the gradient ratio due to that alone; return this ratio."""
-    kept = [kept_shares(gru, tokens) for tokens in sequences]  # [num_sequences][n][n_hidden]
-    even = [kept_shares(zero_bias, tokens) for tokens in sequences]
-    print(f"\n{'What the update gates keep':28}mean 1 - z  to the power {seq_len - 1}")
-    for label, shares, units in (
-        ("trained, slow units", kept, slice(n_slow)),
-        ("trained, fast units", kept, slice(n_slow, None)),
-        ("update biases 0, untrained", even, slice(None)),
-    ):
-        share = mean([x for steps in shares for step in steps for x in step[units]])
-        print(f"{label:28}{share:10.4f}  {share ** (seq_len - 1):15.1e}")
-    # The slow units carry the gradient. At the last step the norm has a part from all units, so
-    # less comes back than the power of the share.
-    direct = grad_ratio([[direct_gradient(g[-1], k), g[-1]] for g, k in zip(gradients, kept)])
-    print(f"The GRU's norm at step 1 / at step {seq_len}: {grad_ratio(gradients):.4f}")
-    print(f"... if only the factors 1 - z are followed back: {direct:.4f}")
-    return direct
-
-
-def show_comparison(table, samples, losses):
-    """Print {metric: (RNN's, GRU's)} in two columns, a few samples, the losses' mean gap."""
-    print(f"\n{'':20}{'RNN':>12}{'GRU':>12}")
-    for metric, (rnn, gru) in table.items():
-        print(f"{metric:20}{rnn:12.5g}{gru:12.5g}")
-    for i, (rnn, gru) in enumerate(zip(*(names[:8] for names in samples))):
-        print(f"{'' if i else 'samples':20}{rnn:>12}{gru:>12}".rstrip())
-    # Names differ more than cells do. Compared name by name, that difference cancels.
-    gaps = [rnn - gru for rnn, gru in zip(*losses)]
-    gap = mean(gaps)
-    error = (mean([(g - gap) ** 2 for g in gaps]) / len(gaps)) ** 0.5
-    print(f"\nHeld-out loss, RNN's less GRU's: {gap:.4f}, standard error over names {error:.4f}")
-
-
-def print_results(rows):
-    """Print the results, one a line: name, value, and the bound that the tests hold it to."""
-    print("\n=== results ===")
-    for name, value, criterion in rows:
-        value = f"{value:.4f}" if isinstance(value, float) else value
-        print(f"{name:<26}{value:<9}{criterion}".rstrip())
+    known = common_trigrams(others)
+    samples = {}
+    figures = {}
+    for title in titles:
+        model = models[title]  # of floats
+        names = [spell(sample(model), chars) for _ in range(num_samples)]
+        samples[title] = names
+        figures[title] = {
+            "params": sum(len(matrix) * len(matrix[0]) for matrix in model.values()),
+            "heldout_loss": mean([name_loss(model, encode(name, chars)) for name in heldout]),
+            "pronounceable_rate": mean([is_pronounceable(name, known) for name in names]),
+        }
+    return samples, figures
 
 
 # === MAIN ===
 def main():
     started = time.perf_counter()
     random.seed(42)
-    names = list(dict.fromkeys(load_names()))  # once each: some stand in the list twice
+    show_fifteen_updates()
+
+    # Names to train on, and names that no training step sees. Each name counts once.
+    names = list(dict.fromkeys(load_names()))
     random.shuffle(names)
-    heldout, docs = names[:num_heldout], names[num_heldout:][:num_steps]
-    chars = sorted(set("".join(names)))  # the vocabulary, less the boundary
+    heldout = names[:num_heldout]
+    training_names = names[num_heldout : num_heldout + num_steps]
+    chars = sorted(set("".join(names)))
     sequences = cut_sequences(heldout, chars)
-    models = [init_model("h", len(chars) + 1), init_model("hzr", len(chars) + 1)]
-    print(f"{len(docs)} names to train on, one a step; {len(heldout)} others are held out.\n")
 
-    print(f"How much of the gradient of a loss at step {seq_len} is left at step t: ||dL/dh_t||,")
-    print(f"the mean over {num_sequences} held-out sequences. A # less is about half as much.")
-    rnn, gru = map(as_floats, models)
-    zero_bias = {**gru, "b_z": [[0.0] * n_hidden]}  # all else is the GRU's
-    cells = {"RNN": (rnn_cell, rnn), "GRU": (gru_cell, gru)}
-    before = {**cells, "GRU, update biases 0": (gru_cell, zero_bias)}
-    untrained = [grad_ratio(g) for g in show_gradients("Before training", before, sequences)]
-    losses = [
-        show_training("RNN", rnn_cell, models[0], docs, chars),
-        show_training("GRU", gru_cell, models[1], docs, chars),
-    ]
-    rnn, gru = map(as_floats, models)
-    cells = {"RNN": (rnn_cell, rnn), "GRU": (gru_cell, gru)}
-    gradients = show_gradients("After training", cells, sequences)
-    direct = show_gates(gru, zero_bias, sequences, gradients[1])
+    # How much of a gradient gets back before anything is learned? The initial values decide it.
+    models = init_models(len(chars) + 1)
+    untrained = {title: gradients_on(sequences, model) for title, model in models.items()}
+    show_norms("Before training", untrained)
 
-    counts = collections.Counter(t for name in names for t in trigrams(name))
-    known = {t for t, count in counts.items() if count >= 5}  # not an accident of a few names
-    heldout_losses = [[name_loss(*c, encode(n, chars)) for n in heldout] for c in cells.values()]
-    samples = [[sample(*c, chars) for _ in range(num_samples)] for c in cells.values()]
-    table = {
-        "params": [sum(len(m) * len(m[0]) for m in w.values()) for w in models],
-        "final_loss": [mean(curve[-200:]) for curve in losses],  # one name's is a matter of luck
-        "heldout_loss": [mean(values) for values in heldout_losses],
-        "grad_ratio": [grad_ratio(g) for g in gradients],
-        "pronounceable_rate": [mean([is_pronounceable(n, known) for n in s]) for s in samples],
-    }
-    show_comparison(table, samples, heldout_losses)
-    bounds = {name: ("", f"< {rnn:.4f}") for name, (rnn, _) in table.items() if "loss" in name}
-    bounds["grad_ratio"] = ("< 0.01", "0.1 to 10")
-    rows = []
-    for metric, pair in table.items():
-        for cell, value, bound in zip(("rnn", "gru"), pair, bounds.get(metric, ("", ""))):
-            rows.append((f"{cell}_{metric}", value, bound))
-    labels = ("rnn_untrained", "gru_untrained", "gru_zero_bias", "gru_direct")
-    for label, ratio in zip(labels, [*untrained, direct]):
-        rows.append((f"{label}_grad_ratio", f"{ratio:.6f}", ""))
-    rows.append(("heldout_names", len(heldout), ""))
-    print_results([*rows, ("runtime_seconds", time.perf_counter() - started, "< 540")])
+    # All see the same names, one per step. A single name's loss is luck, so 200 are averaged.
+    final_losses = {}
+    for title in models:
+        print(f"\n{title}: {num_steps} steps, then the loss along training")
+        model = as_values(models[title])
+        losses = show_training(train(model, training_names, chars), num_steps)
+        draw_curve(losses)
+        final_losses[title] = mean(losses[-200:])
+        models[title] = as_floats(model)
+
+    # How much of the gradient gets back now, and how much by the direct way?
+    trained = {title: gradients_on(sequences, model) for title, model in models.items()}
+    show_norms("After training", trained)
+    kept_on = [kept_shares(models["GRU"], tokens) for tokens in sequences]
+    direct = direct_ratio(trained["GRU"], kept_on)
+    gru_ratio = grad_ratio(trained["GRU"])
+    show_gates(kept_on, gru_ratio, direct)
+
+    # What do the two cells predict and write?
+    show_comparison(final_losses, untrained, trained)
+    samples, figures = judge_models(models, ("RNN", "GRU"), heldout, names[num_heldout:], chars)
+    show_names(samples)
+
+    third = f"< {gru_ratio / 3:.4f}"  # a bound for the controls, well below the GRU
+    print_results(
+        [
+            ("rnn_params", figures["RNN"]["params"], ""),
+            ("gru_params", figures["GRU"]["params"], ""),
+            ("rnn_final_loss", final_losses["RNN"], ""),
+            ("gru_final_loss", final_losses["GRU"], f"< {final_losses['RNN']:.4f}"),
+            ("rnn_heldout_loss", figures["RNN"]["heldout_loss"], ""),
+            ("gru_heldout_loss", figures["GRU"]["heldout_loss"], ""),
+            ("rnn_pronounceable_rate", figures["RNN"]["pronounceable_rate"], ">= 0.8"),
+            ("gru_pronounceable_rate", figures["GRU"]["pronounceable_rate"], ">= 0.8"),
+            ("rnn_grad_ratio", grad_ratio(trained["RNN"]), "< 0.01"),
+            ("rnn_orthogonal_grad_ratio", grad_ratio(trained["RNN, orthogonal"]), third),
+            ("gru_half_open_grad_ratio", grad_ratio(trained["GRU, half open"]), third),
+            ("gru_grad_ratio", gru_ratio, "0.1 to 10"),
+            ("gru_direct_grad_ratio", direct, f"{0.75 * gru_ratio:.4f} to {1.25 * gru_ratio:.4f}"),
+            ("runtime_seconds", time.perf_counter() - started, "< 540"),
+        ]
+    )
+
+
+# === DRAWING: nothing below is needed to understand the algorithm ===
+def show_fifteen_updates():
+    """Print what 15 updates leave of a gradient, for three biases of an update gate."""
+    print("What updates leave of a gradient that each of them multiplies by 1 - z,")
+    print("where z is the sigmoid of the gate's bias:")
+    print(f"            bias      z  1 - z   2 updates   3 updates  {seq_len - 1} updates")
+    for label, bias in (("half open", 0.0), ("slow unit", bias_slow), ("fast unit", bias_fast)):
+        z = sigmoid(bias)
+        line = f"{label}  {bias:5.1f}  {z:.3f}  {1 - z:.3f}"
+        for updates in (2, 3, seq_len - 1):
+            line += f"{(1 - z) ** updates:12.3g}"
+        print(line)
+
+
+def show_norms(title, gradients):
+    """Print the mean norms of {title of a model: its gradients}, with bars.
+
+    Norms differ by orders of magnitude. So the bars show their logarithm, and a straight slope is a
+    decay by the same factor in every step.
+    """
+    print(f"\n{title}: the size of the gradient of the prediction after token {seq_len}, by the")
+    print(f"state after token t. It is the mean norm over {len(gradients['GRU'])} held-out texts.")
+    print("One # less is a quarter of the norm.")
+    print(f"  t  {''.join(f'{name:<20}' for name in gradients)}".rstrip())
+    columns = [mean_norms(of_model) for of_model in gradients.values()]
+    for t in range(seq_len):
+        line = f"{t + 1:3}  "
+        for norms in columns:
+            bar = "#" * round(9 + math.log2(max(norms[t] / norms[-1], 1e-10)) / 2)
+            line += f"{norms[t]:.1e} {bar:12}"
+        print(line.rstrip())
+
+
+def show_gates(kept_on, measured, direct):
+    """Print which share of the old state the gates of the trained GRU keep, and what that explains.
+
+    The two ratios are measured, and what they would be by the direct way alone.
+    """
+    print(f"\nThe trained GRU   mean of 1 - z   to the power of {seq_len - 1}")
+    for label, units in (("slow units", slice(num_slow)), ("fast units", slice(num_slow, None))):
+        share = mean([x for kept in kept_on for shares in kept for x in shares[units]])
+        print(f"{label:<18}{share:13.4f}{share ** (seq_len - 1):20.2g}")
+    print(f"Its ratio, the norm at t = 1 divided by that at t = {seq_len}, is {measured:.4f}.")
+    print(f"If the gradient came back by the factors 1 - z alone, it would be {direct:.4f}.")
+
+
+def show_comparison(final_losses, untrained, trained):
+    """Print the ratios and the losses, with a line for each model."""
+    print(f"\nThe norm at t = 1 divided by that at t = {seq_len}, and the training loss (nats):")
+    print("                  before training   after training   loss of the last 200 steps")
+    for title, loss in final_losses.items():
+        before = grad_ratio(untrained[title])
+        after = grad_ratio(trained[title])
+        print(f"{title:<18}{before:15.5f}{after:17.5f}{loss:29.4f}")
+
+
+def show_names(samples):
+    """Print some of the names that each model wrote, side by side: {title: names}."""
+    print("\nNames by the trained models:")
+    print("".join(f"{title:<16}" for title in samples).rstrip())
+    for row in list(zip(*samples.values()))[:8]:
+        print("".join(f"{name:<16}" for name in row).rstrip())
+
+
+# === REPEATED from microgpt.py, word for word ===
+def encode(name, chars):
+    """The tokens of a name: the numbers of its letters, with a boundary in front and behind.
+
+    The token of a letter is its place in chars, and the boundary is the number after the last of
+    them. With chars a to z, "anna" becomes
+
+        [26, 0, 13, 13, 0, 26]        boundary a n n a boundary
+
+    Raises ValueError if a letter of the name is not in chars.
+    """
+    boundary = len(chars)
+    return [boundary, *[chars.index(letter) for letter in name], boundary]
+
+
+def spell(tokens, chars):
+    """The letters of the tokens, without boundaries: [26, 0, 13, 13, 0, 26] -> "anna"."""
+    return "".join(chars[token] for token in tokens if token < len(chars))
+
+
+class Value:
+    """A number, the numbers it was computed from, and how strongly it depends on each of them.
+
+    Take loss = (a * b + a) ** 2 with a = 2 and b = 3. Every operation makes a new Value:
+
+        product = a * b = 6        total = product + a = 8        loss = total ** 2 = 64
+
+    Each of them keeps its inputs, and the derivative of its own operation by each input. These are
+    called local gradients:
+
+        product: by a it is b = 3, by b it is a = 2
+        total: by product it is 1, by a it is 1
+        loss: by total it is 2 * total = 16
+
+    The Values and their inputs form a graph. backward() goes through it from the loss back to a and
+    b, and combines the local gradients by the chain rule.
+    """
+
+    __slots__ = ("data", "grad", "_inputs", "_local_grads", "_order")
+    _created = itertools.count()
+
+    def __init__(self, data, inputs=(), local_grads=()):
+        self.data = data  # the number itself
+        self.grad = 0.0  # d(loss)/d(self), once loss.backward() has been called
+        self._inputs = inputs  # the Values that it was computed from
+        self._local_grads = local_grads  # d(self)/d(input), a float for each input
+        self._order = next(Value._created)  # 0 for the first Value ever made, then 1, 2, ...
+
+    def __add__(self, other):
+        # d(a + b)/da = 1        d(a + b)/db = 1
+        other = other if isinstance(other, Value) else Value(other)
+        return Value(self.data + other.data, (self, other), (1.0, 1.0))
+
+    def __mul__(self, other):
+        # d(a * b)/da = b        d(a * b)/db = a
+        other = other if isinstance(other, Value) else Value(other)
+        return Value(self.data * other.data, (self, other), (other.data, self.data))
+
+    def __pow__(self, k):
+        # d(a ** k)/da = k * a ** (k - 1)        k is a plain number
+        local_grad = k * self.data ** (k - 1)
+        result = math.pow(self.data, k)  # an error where ** would become a complex number
+        return Value(result, (self,), (local_grad,))
+
+    def exp(self):
+        # d(exp(a))/da = exp(a)
+        result = math.exp(self.data)
+        return Value(result, (self,), (result,))
+
+    def log(self):
+        # d(log(a))/da = 1 / a        a is a probability; log(0) does not exist, so a < 1e-10 counts
+        # as 1e-10
+        clipped = max(self.data, 1e-10)
+        return Value(math.log(clipped), (self,), (1 / clipped,))
+
+    def tanh(self):
+        # d(tanh(a))/da = 1 - tanh(a) ** 2
+        result = math.tanh(self.data)
+        return Value(result, (self,), (1 - result * result,))
+
+    def relu(self):
+        # d(relu(a))/da = 1 if a > 0, else 0
+        local_grad = 1.0 if self.data > 0 else 0.0
+        return Value(max(0.0, self.data), (self,), (local_grad,))
+
+    # The other operators are made of those above. The ones that start with r are for a plain
+    # number on the left: 2.0 - a calls a.__rsub__(2.0).
+    def __neg__(self):
+        return self * -1.0
+
+    def __sub__(self, other):
+        return self + -other
+
+    def __truediv__(self, other):
+        return self * other**-1
+
+    def __radd__(self, other):
+        return self + other
+
+    def __rmul__(self, other):
+        return self * other
+
+    def __rsub__(self, other):
+        return -self + other
+
+    def __rtruediv__(self, other):
+        return self**-1 * other
+
+    def __rpow__(self, base):
+        # base ** a = exp(a * log(base))
+        return (self * math.log(base)).exp()
+
+    def backward(self):
+        """Add d(self)/d(x) to x.grad, for every Value x that self was computed from.
+
+        The chain rule: if x is an input of several nodes of the graph, each of them contributes its
+        own gradient times its local gradient by x. In the example of the class, a is an input of
+        product and of total:
+
+            total.grad = 16        product.grad = 16 * 1 = 16
+            a.grad = 16 * 3 (by way of product) + 16 * 1 (by way of total) = 64
+
+        The graph is used up: a second backward() through a part of it raises AttributeError.
+        """
+        # Collect self and the Values below it. The list grows while the loop walks along it. A
+        # Value without inputs, such as a parameter, has nothing to pass on, so it is left out.
+        nodes = [self]
+        seen = {self}
+        for node in nodes:
+            for x in node._inputs:
+                if x._inputs and x not in seen:
+                    seen.add(x)
+                    nodes.append(x)
+        # A node may pass its gradient on only when the gradient is complete. Everything that was
+        # computed from a node is newer than the node. So the newest node goes first.
+        nodes.sort(key=lambda node: node._order, reverse=True)
+        self.grad = 1.0  # d(self)/d(self)
+        for node in nodes:
+            for x, local_grad in zip(node._inputs, node._local_grads):
+                x.grad += node.grad * local_grad
+            del node._inputs, node._local_grads  # frees their memory, as they are not needed again
+
+
+# --- AUTOGRAD DIFFERENCES IN THIS SCRIPT ---
+# This is the engine of microgpt and of docs/autograd-interface.md. Functions in front add to it:
+# - sigmoid(x), for the gates of the GRU
+# - add(*vectors), the sum of several numbers as one Value
+# - blend(z, old, candidate), what the update gate does, as one Value
+# tanh(x) calls the engine's method, and works on floats, too.
+
+
+# Training needs Values. A trained model only has to be asked, and needs no gradient: its numbers
+# are floats, which is much faster. The functions below take both.
+def exp(x):
+    """e to the power of x, a Value or a float."""
+    return x.exp() if isinstance(x, Value) else math.exp(x)
+
+
+def log(x):
+    """The natural logarithm of a probability, a Value or a float. x < 1e-10 counts as 1e-10."""
+    return x.log() if isinstance(x, Value) else math.log(max(x, 1e-10))
+
+
+def floats(xs):
+    """The numbers in a list of Values, without their history. A list of floats stays as it is."""
+    if xs and isinstance(xs[0], Value):
+        return [x.data for x in xs]
+    return xs
+
+
+def dot(a, b):
+    """a[0] * b[0] + a[1] * b[1] + ..., as one node of the graph.
+
+    A GPT consists mostly of dot products. With 16 numbers in a and b, * and + would make 31 nodes,
+    which all have to be created and walked through. One node is enough, because the derivatives
+    are known. With s = dot(a, b):
+
+        ds/da[i] = b[i]        ds/db[i] = a[i]
+
+    (If a and b are the same list, each element is an input twice, and backward() adds up both.)
+
+    Tensor libraries go further in the same direction: there, a whole matrix product is one node.
+
+    a and b are each a list of Values or a list of floats. The result is a Value if one of them
+    holds Values, else a float. Raises ValueError if the lengths differ.
+    """
+    xs = floats(a)
+    ys = floats(b)
+    total = 0.0  # in a loop, because the built-in sum() rounds differently from Python 3.12 on
+    for x, y in zip(xs, ys, strict=True):
+        total += x * y
+    inputs = []
+    local_grads = []
+    if a and isinstance(a[0], Value):
+        inputs += a
+        local_grads += ys
+    if b and isinstance(b[0], Value):
+        inputs += b
+        local_grads += xs
+    return Value(total, inputs, local_grads) if inputs else total
+
+
+def as_values(model):
+    """A copy of a model in which every number is a Value, so that it can be trained."""
+    return {name: [[Value(x) for x in row] for row in matrix] for name, matrix in model.items()}
+
+
+def as_floats(model):
+    """A copy of a model in which every number is a float, so that it is frozen and fast."""
+    return {name: [floats(row) for row in matrix] for name, matrix in model.items()}
+
+
+def linear(x, matrix):
+    """Multiply a matrix [n_out][n_in] with a vector x [n_in]. Return [n_out].
+
+    Each row is compared with x: output i is the dot product of row i and x.
+    """
+    return [dot(row, x) for row in matrix]
+
+
+def softmax(logits):
+    """Turn scores [n] into probabilities [n]: exp(score), divided by the sum of all exp(score).
+
+    The probabilities are positive and sum to 1. Adding the same number to all scores does not
+    change them. So the largest score is subtracted first, and exp() never sees a number above 0,
+    which could overflow.
+    """
+    largest = max(floats(logits))
+    exps = [exp(x - largest) for x in logits]
+    total = dot(exps, [1.0] * len(exps))  # their sum, as one node
+    inverse = total**-1
+    return [e * inverse for e in exps]
+
+
+def trigrams(name):
+    """Every three characters in a row, with dots as boundaries: "ann" -> {".an", "ann", "nn."}."""
+    padded = f".{name}."  # has two characters more, and so len(name) places where three fit
+    return {padded[i : i + 3] for i in range(len(name))}
+
+
+def common_trigrams(names):
+    """The trigrams that occur in at least five different names: what is usual in a name."""
+    counts = collections.Counter()
+    for name in set(names):
+        counts.update(trigrams(name))
+    return {trigram for trigram, count in counts.items() if count >= 5}
+
+
+def is_pronounceable(name, known):
+    """Whether a name has a vowel, no four consonants in a row, and only trigrams in `known`.
+
+    This asks for what is usual. A real name that is unusual fails as well.
+    """
+    kinds = "".join("V" if letter in "aeiouy" else "C" for letter in name)
+    return "V" in kinds and "CCCC" not in kinds and trigrams(name) <= known
+
+
+def mean(values):
+    """The average of some numbers. fsum() rounds only once, so every Python gives the same."""
+    return math.fsum(values) / len(values)
+
+
+def show_progress(step, num_steps, loss, started):
+    """Print step, loss, elapsed and remaining time: on a terminal always in the same line.
+
+    In a pipe or a file, print a line for the first three steps and for every tenth of all steps.
+    """
+    elapsed = time.perf_counter() - started
+    remaining = elapsed * (num_steps / step - 1)
+    line = f"step {step:4d}/{num_steps}  loss {loss:.5f}  {elapsed:5.1f} s, {remaining:5.1f} s left"
+    if os.isatty(1):
+        print(f"\r{line} ", end="\n" if step == num_steps else "")
+    elif step <= 3 or step % max(1, num_steps // 10) == 0:
+        print(line)
+
+
+def show_training(losses, num_steps):
+    """Run a generator of losses to its end, and show its progress. Return the losses."""
+    started = time.perf_counter()
+    seen = []
+    for loss in losses:
+        seen.append(loss)
+        show_progress(len(seen), num_steps, loss, started)
+    return seen
+
+
+def draw_curve(values, width=64, height=8):
+    """Print a curve. Each column stands for the mean of some neighboring values."""
+    width = min(width, len(values))
+    columns = []
+    for i in range(width):
+        first = i * len(values) // width
+        last = (i + 1) * len(values) // width
+        columns.append(mean(values[first:last]))
+    low = min(columns)
+    span = max(columns) - low or 1.0  # 1.0 if the curve is flat
+    for level in range(height, -1, -1):
+        marks = ["*" if round((c - low) / span * height) == level else " " for c in columns]
+        print(f"{low + span * level / height:6.2f} |{''.join(marks)}".rstrip())
+
+
+def print_results(rows):
+    """Print the results: one per line, with its name, its value, and the bound it has to meet."""
+    print("\n=== results ===")
+    for name, value, bound in rows:
+        text = f"{value:.4f}" if isinstance(value, float) else value
+        print(f"{name:<26}{text:<9}{bound}".rstrip())
+
+
+# An earlier release of the list in 01-foundations: 32,033 names instead of 32,178.
+NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
+NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
+print = functools.partial(print, flush=True)  # print each line at once, also into a pipe
+
+
+def load_names():
+    """All names, in file order: from names.txt beside this script or else in ../01-foundations.
+
+    If neither file exists, the list is downloaded. Whatever fails ends in SystemExit, with one line
+    that says what to do.
+    """
+    folder = os.path.dirname(os.path.abspath(__file__))
+    path = os.path.join(folder, "names.txt")
+    source = path
+    if not os.path.exists(source):
+        source = os.path.join(folder, "..", "01-foundations", "names.txt")
+    try:
+        if os.path.exists(source):
+            with open(source, "rb") as file:
+                raw = file.read()
+        else:
+            source = NAMES_URL
+            raw = download_names(path)
+        names = raw.decode("ascii").split()
+        if len(set(names)) < 10000:  # too few to train on some and to hold out others
+            raise ValueError("it has fewer than 10000 different names")
+    except Exception as error:  # of many kinds: OSError, HTTPException, UnicodeDecodeError, ...
+        advice = f"Put an ASCII text file of names, one per line, at {path}"
+        raise SystemExit(f"No names from {source}: {str(error).strip()}. {advice}") from None
+    return names
+
+
+def download_names(path):
+    """Download the list of names, check that it is the expected one, and keep it at `path`.
+
+    Returns its bytes. Raises an exception if the download fails or the list is another one. If it
+    cannot be kept, it prints a line and goes on.
+    """
+    with urllib.request.urlopen(NAMES_URL, timeout=10) as answer:
+        raw = answer.read(5_000_000)  # the list has 228,145 bytes
+    if hashlib.sha256(raw).hexdigest() != NAMES_SHA256:
+        raise ValueError("its SHA-256 is not the one expected")
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(raw)
+        os.replace(temporary, path)  # in one move, so that nobody ever meets half a file
+    except OSError as error:
+        print(f"The names could not be kept for the next run: {error}")
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+    return raw
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BrokenPipeError:
+        os._exit(0)  # the reader of the pipe has gone, as in `python script.py | head`

@@ -1,7 +1,50 @@
 """Move the randomness outside, and a gradient can pass through a sample.
 
-After Kingma & Welling (2014), on points of a plane; beta, a weight on the KL, by Higgins et al.
-(2017). The rival is the score function's gradient (REINFORCE: Williams 1992), which needs no slope.
+The problem: a program sees many examples of something, such as photos of faces, and is to make new
+ones. The examples have no labels, and nobody can write down what makes a face. In this script an
+example is a point of the plane, and the points lie along a wave.
+
+An autoencoder is half of an answer. It is made of two small neural networks. The encoder turns an
+example x into a code z, a short list of numbers. The decoder turns z into an example x' again. Both
+are trained until x' is nearly x, so z has to hold what matters about x. But this does not yet make
+new examples. The encoder may put its codes anywhere, and the decoder has only learned what to make
+of these codes. What it makes of any other code is a matter of chance.
+
+The idea of the variational autoencoder (VAE) is to make the codes fill a known region. Then a
+random code from this region can be decoded to a new example. For this, two things are changed.
+First, the encoder does not return one code but a cloud of codes. The cloud is a Gaussian, given by
+its mean and its variance, and the decoder gets a code z that is drawn from it. So all codes in the
+middle of a cloud have to be decoded to nearly the same x. Second, each cloud costs something, and
+the more, the more it differs from the standard Gaussian, which has the mean 0 and the variance 1 in
+each dimension and is written N(0, I). This price is called the KL divergence. It pulls the clouds
+of all examples into the same region around 0, which they have to share.
+
+    x -> encode_point -> mean and variance -> draw z -> decode_point -> x'
+
+Training needs a gradient: by how much does the loss change if the mean changes a little? The chain
+rule answers this through any chain of formulas. But "draw z" is not a formula of the mean, and so
+the chain breaks there. The first line of this page says how to mend it. Draw a number eps from
+N(0, I), with which the parameters have nothing to do. Then compute z = mean + std * eps, where the
+standard deviation std is the root of the variance. This z is distributed as before, and it is a
+formula. Its derivative by the mean is 1, and its derivative by std is eps.
+
+    1. encode_point: a network turns x into its cloud, given by the mean mu and by log_var, the
+       logarithm of the variance.
+    2. reparameterize: draw eps from N(0, I), and compute z = mu + std * eps.
+    3. decode_point: another network turns z into x'.
+    4. loss_terms: the reconstruction loss says how far x' is from x. The KL divergence says how far
+       the cloud is from N(0, I). The loss is the first plus beta times the second.
+    5. train: take a few points, compute their loss, and change the parameters of both networks
+       against the gradient. Repeat.
+    6. sample_point: to make a new point, leave out the encoder. Draw z from N(0, I) and decode it.
+       interpolate: to go from one point to another, decode codes on the line between their codes.
+    7. score_gradient: there is another way to a gradient, which does not need the formula of
+       step 2. Compare how much the two gradients vary from draw to draw.
+
+The VAE is by Kingma & Welling (2014), whose equation numbers are used. Rezende et al. (2014) found
+it at the same time. The weight beta is by Higgins et al. (2017). In production x is an image, and
+the networks are deep. Stable Diffusion does not make images but codes of such an autoencoder, which
+are smaller, and lets its decoder turn them into images (Rombach et al. 2022).
 """
 
 import functools
@@ -11,323 +54,927 @@ import os
 import random
 import time
 
-# === CONSTANTS: the data, the model, the recipe, the evaluation ===
-num_train, num_heldout = 1000, 1000  # all figures but the loss of a step are about the held-out
-noise, sigma = 0.05, 0.12  # std of the data about its curve; of p(x|z): if smaller, z tells more
-n_hidden, z_dim = 16, 2  # a curve needs one dimension: watch what becomes of the other
-betas = (0.1, 1.0, 5.0)  # weight of the KL; 1 is the VAE proper: most results are of it
-num_steps, batch_size, learning_rate = 3000, 4, 0.02  # for each beta; the rate falls to about 0
-beta1, beta2, eps_adam = 0.9, 0.999, 1e-8  # Adam's: no kin of the other betas
-num_samples, num_paths = 500, 100  # points to invent, pairs of points to interpolate
-num_probes, num_draws = 20, 500  # points at which gradients are compared, samples of z at each
-print = functools.partial(print, flush=True)  # flush each line, into a pipe too
+# === CONSTANTS ===
+num_train = 1000  # points to train on
+num_heldout = 1000  # other points; all results are about them, except the loss of a training step
+data_noise = 0.05  # standard deviation of the points around the wave, in each coordinate
+n_hidden = 24  # numbers in the hidden layer of the encoder, and of the decoder
+z_dim = 2  # numbers in a code; one would be enough to tell a place along the wave
+sigma = 0.12  # standard deviation of points around a decoded code; see THE LOSS
+betas = (0.1, 1.0, 5.0)  # weights of the KL divergence; one model is trained with each
+main_beta = 1.0  # the weight that the theory asks for; this model is looked at more closely
+num_steps = 3000  # training steps for each beta
+batch_size = 4  # points per step
+learning_rate = 0.02  # how far a step moves a parameter at first; it falls linearly to 0
+num_eval_draws = 10  # codes that are drawn for each held-out point to measure the loss
+num_samples = 1000  # points that each way of making points makes
+num_paths = 50  # pairs of held-out points to interpolate between
+path_length = 10  # points on such a path, with both ends
+num_probes = 20  # held-out points at which two kinds of gradient are compared
+num_grad_draws = 300  # gradients of each kind at each of these points
+# read by the code that is repeated from microgpt
+beta1 = 0.9  # Adam's memory of the gradient; unrelated to the betas above
+beta2 = 0.999  # Adam's memory of the squared gradient
+eps_adam = 1e-8  # keeps Adam's division finite; unrelated to the eps of step 2
+
+# === BORROWED from microgpt.py: what you need to know of it ===
+# - Value(number) is a number that remembers how it was computed. loss.backward() adds the
+#   derivative d(loss)/d(value) to the .grad of every Value that the loss was computed from.
+# - A model is {name: matrix}, and a matrix is a list of rows. Its numbers are floats, which are
+#   fast, or Values, which can be trained. as_values() and as_floats() copy it into the other kind.
+#   All functions of the model below work on both kinds.
+# - dot() is the dot product of two lists. exp() is the exponential function, of a Value or float.
+# - relu() makes negative numbers 0. Without it between them, two layers would do no more than one.
+# - adam_step(params, m, v, step, rate) changes Values against their gradients, by about `rate`, and
+#   sets the gradients back to 0. The lists m and v are its memory, of one number per parameter.
 
 
-# === DATA: points along a wave ===
+# === THE DATA: points along a wave ===
 def make_data(n):
-    """n points [x, y] off the curve y = 0.7 sin(2x) by Gaussian noise, in order along it."""
-    xs = sorted(random.uniform(-1.5, 1.5) for _ in range(n))
-    return [[random.gauss(x, noise), random.gauss(0.7 * math.sin(2 * x), noise)] for x in xs]
+    """n points along the wave up = 0.7 * sin(2 * right), in order from left to right.
 
-
-# === AUTOGRAD: numbers that remember how they were computed ===
-class Value:
-    """A number in a graph: data, the inputs it came from, and d(self)/d(input) for each of them."""
-
-    __slots__ = ("data", "grad", "_inputs", "_local_grads", "_order")
-    _created = itertools.count()
-
-    def __init__(self, data, inputs=(), local_grads=()):
-        self.data, self.grad = data, 0.0  # grad: d(result)/d(self), by result.backward()
-        self._inputs, self._local_grads = inputs, local_grads
-        self._order = next(Value._created)
-
-    def __add__(self, other):
-        other = other if isinstance(other, Value) else Value(other)
-        return Value(self.data + other.data, (self, other), (1.0, 1.0))
-
-    def __mul__(self, other):
-        other = other if isinstance(other, Value) else Value(other)
-        return Value(self.data * other.data, (self, other), (other.data, self.data))
-
-    # fmt: off
-    def __pow__(self, k): return Value(math.pow(self.data, k), (self,), (k * self.data ** (k - 1),))
-    def exp(self): return Value(y := math.exp(self.data), (self,), (y,))
-    def log(self): return Value(math.log(p := max(self.data, 1e-10)), (self,), (1.0 / p,))
-    def tanh(self): return Value(y := math.tanh(self.data), (self,), (1.0 - y * y,))
-    def relu(self): return Value(max(0.0, self.data), (self,), (float(self.data > 0),))
-    # The rest is made of those above.
-    def __neg__(self): return self * -1.0
-    def __sub__(self, other): return self + -other
-    def __rsub__(self, other): return -self + other
-    def __truediv__(self, other): return self * other**-1
-    def __rtruediv__(self, other): return self**-1 * other
-    def __rpow__(self, base): return (self * math.log(base)).exp()
-    __radd__, __rmul__ = __add__, __mul__
-    # fmt: on
-
-    def backward(self):
-        """Add d(self)/d(v) to the grad of every v below self. Works once: it frees the graph."""
-        nodes, seen = [self], {self}
-        for node in nodes:  # the list grows while we walk it: no recursion, any depth
-            for v in node._inputs:
-                if v._inputs and v not in seen:  # a leaf has nothing to pass on
-                    seen.add(v)
-                    nodes.append(v)
-        # Inputs exist before their node, so newest first is reverse topological order: a node's
-        # grad is complete by the time the node passes it on.
-        nodes.sort(key=lambda v: v._order, reverse=True)
-        self.grad = 1.0
-        for node in nodes:
-            grad = node.grad
-            for v, local_grad in zip(node._inputs, node._local_grads):
-                v.grad += local_grad * grad  # chain rule: dL/dv += dL/dnode * dnode/dv
-            del node._inputs, node._local_grads  # rather than all at the end: a quarter faster
-
-
-# fmt: off
-# Training computes on Values. Inference needs no gradient: on floats the same code makes no graph.
-def exp(x): return x.exp() if isinstance(x, Value) else math.exp(x)
-def relu(x): return x.relu() if isinstance(x, Value) else max(0.0, x)
-def floats(xs): return [x.data for x in xs] if xs and isinstance(xs[0], Value) else xs
-# fmt: on
-
-
-def dot(a, b):
-    """sum_i a[i] b[i] as ONE node, or a float if a and b are both lists of floats.
-
-    16 multiplies and 15 adds would be 31 nodes. A tensor library does the same one level up: its
-    node is a whole matrix product. Raises ValueError if the lengths differ.
+    A point is the list [right, up] of its coordinates. (They are not called x and y here, because
+    x is the whole point, as in the paper.) Each coordinate has some noise.
     """
-    xs, ys = floats(a), floats(b)
-    total = 0.0  # a loop, because sum() of floats rounds differently from Python 3.12 on
-    for x, y in zip(xs, ys, strict=True):
-        total += x * y
-    if xs is a:  # a holds floats, which floats() hands back as they are: no gradient for a
-        return total if ys is b else dot(b, a)
-    if ys is b:
-        return Value(total, [*a], [*ys])  # d(total)/d(a[i]) = b[i]
-    return Value(total, [*a, *b], [*ys, *xs])
+    places = sorted(random.uniform(-1.5, 1.5) for _ in range(n))
+    points = []
+    for place in places:
+        right = random.gauss(place, data_noise)
+        up = random.gauss(0.7 * math.sin(2 * place), data_noise)
+        points.append([right, up])
+    return points
 
 
-# --- AUTOGRAD DIFFERENCES IN THIS SCRIPT ---
-# None: this is the canonical code of docs/autograd-interface.md; log() for floats is left out.
+# === THE MODEL: from a point to a cloud of codes, and from a code to a point ===
+def init_model():
+    """The parameters {name: matrix}, random floats near 0.
+
+        encoder_hidden   [n_hidden][2 + 1]       from a point to the hidden layer
+        encoder_mu       [z_dim][n_hidden + 1]   from there to the mean of the cloud
+        encoder_log_var  [z_dim][n_hidden + 1]   and to the logarithm of its variance
+        decoder_hidden   [n_hidden][z_dim + 1]   from a code to the hidden layer
+        decoder_out      [2][n_hidden + 1]       from there to a point
+
+    The + 1 is the bias, the last number of each row. The random numbers are smaller in a layer with
+    more inputs, because more terms are added up in it.
+    """
+    shapes = {
+        "encoder_hidden": (n_hidden, 2),
+        "encoder_mu": (z_dim, n_hidden),
+        "encoder_log_var": (z_dim, n_hidden),
+        "decoder_hidden": (n_hidden, z_dim),
+        "decoder_out": (2, n_hidden),
+    }
+    model = {}
+    for name, (n_out, n_in) in shapes.items():
+        std = 0.5 / math.sqrt(n_in)
+        model[name] = [[random.gauss(0, std) for _ in range(n_in + 1)] for _ in range(n_out)]
+    return model
 
 
-# === MODEL: from x to a cloud of z, from z back to x ===
-# fmt: off
-def with_one(x): return [*x, type(x[0])(1.0)]  # Value or float, as x is; for a bias in w
-def layer(x, w): return [dot(row, x) for row in w]  # [n_in], [n_out][n_in] -> [n_out]
-def mlp(x, w1, w2): return layer(with_one([relu(a) for a in layer(with_one(x), w1)]), w2)
-def halves(xs): return xs[:z_dim], xs[z_dim:]  # mu, log_var of q(z|x): a log may be any number
-def encode(model, x): return halves(mlp(x, model["encoder_fc1"], model["encoder_fc2"]))
-def decode(model, z): return mlp(z, model["decoder_fc1"], model["decoder_fc2"])  # mean of p(x|z)
-def draw_noise(): return [random.gauss(0, 1) for _ in range(z_dim)]  # an eps, or a z of the prior
-# fmt: on
+def layer(inputs, matrix):
+    """One layer of a network: from inputs [n_in] to [n_out], with a matrix [n_out][n_in + 1].
+
+    Each row gives one output: the dot product of its weights and the inputs, plus its bias. The row
+    [3, -1, 0.5] with the inputs [2, 4] gives 3 * 2 - 1 * 4 + 0.5 = 2.5.
+    """
+    outputs = []
+    for row in matrix:
+        weights = row[:-1]
+        bias = row[-1]
+        outputs.append(dot(weights, inputs) + bias)
+    return outputs
+
+
+def encode_point(model, x):
+    """The cloud of codes of a point x [2]: its mean mu [z_dim], and log_var [z_dim].
+
+    The cloud is the Gaussian with the mean mu and the variance exp(log_var) in each dimension. It
+    is written q(z|x): the distribution of the code z, given x.
+
+    Mean and variance come from the same hidden layer by two matrices, called two heads. Why is the
+    second one the logarithm of the variance? A variance has to be positive, and the output of a
+    layer can be any number. exp() of any number is positive. Where log_var is 0, the variance is 1.
+    """
+    hidden = [relu(u) for u in layer(x, model["encoder_hidden"])]
+    mu = layer(hidden, model["encoder_mu"])
+    log_var = layer(hidden, model["encoder_log_var"])
+    return mu, log_var
+
+
+def decode_point(model, z):
+    """The point x' [2] that a code z [z_dim] stands for."""
+    hidden = [relu(u) for u in layer(z, model["decoder_hidden"])]
+    return layer(hidden, model["decoder_out"])
+
+
+# === THE TRICK: a sample that is a formula of the mean and the variance ===
+def draw_normal():
+    """A list [z_dim] of random numbers from N(0, I): mean 0, variance 1, each drawn by itself."""
+    return [random.gauss(0, 1) for _ in range(z_dim)]
 
 
 def reparameterize(mu, log_var, eps):
-    """mu, log_var, eps [z_dim] -> z [z_dim], a sample of N(mu, exp(log_var)) if eps is of N(0, 1).
+    """A code [z_dim] from the cloud with mean mu and variance exp(log_var), if eps is from N(0, I).
 
-    A draw from q(z|x) has no slope: nothing tells how z would have moved with mu. So draw eps, in
-    which no weight has a part. Given eps, z is arithmetic and backward() walks through it, with
-    dz/dmu = 1 and dz/dlog_var = 0.5 * std * eps (Kingma & Welling, section 2.4).
+    A generator of random numbers, asked for a code from the cloud, usually returns plain numbers.
+    They do not remember mu, so backward() would stop there. Here z is a formula of mu and std, with
+
+        dz/dmu = 1        dz/dlog_var = dz/dstd * dstd/dlog_var = eps * 0.5 * std
+
+    and backward() goes on to the encoder. It answers this question: with the same eps, how would z
+    have moved with mu and log_var, and what would that have done to the loss? (Kingma & Welling,
+    section 2.4)
     """
-    return [m + exp(0.5 * v) * e for m, v, e in zip(mu, log_var, eps)]  # z = mean + std * eps
+    z = []
+    for mu_i, log_var_i, eps_i in zip(mu, log_var, eps, strict=True):
+        std_i = exp(0.5 * log_var_i)  # the root of exp(log_var)
+        z.append(mu_i + std_i * eps_i)
+    return z
 
 
-def init_model():
-    """{name: matrix of floats}, Gaussian of std 0.5 / sqrt(inputs): small, so z starts near eps."""
-    shapes = {"encoder_fc1": (n_hidden, 2), "encoder_fc2": (2 * z_dim, n_hidden)}
-    shapes |= {"decoder_fc1": (n_hidden, z_dim), "decoder_fc2": (2, n_hidden)}
-    return {
-        name: [[random.gauss(0, 0.5 * n_in**-0.5) for _ in range(n_in + 1)] for _ in range(n_out)]
-        for name, (n_out, n_in) in shapes.items()
-    }
+# === THE LOSS: bring x back, from a code that tells no more than it must ===
+#
+# A VAE is a recipe for making points. Draw a code z from N(0, I), which is called the prior p(z).
+# Decode it to x'. Then draw a point x from the Gaussian around x' with standard deviation sigma in
+# each coordinate. This Gaussian is p(x|z). How probable is it that the recipe makes a given point?
+# The answer is called p(x). It is the average of p(x|z) over all codes z of the prior. The recipe
+# is good if p(x) is large for real points x, so we want log p(x) to be large.
+#
+# One could estimate this average with some codes from the prior. But nearly all codes are decoded
+# to something else than x and add nearly nothing, so it takes far too many of them if a code has
+# more than a few numbers. The encoder says which codes are worth a look: those of the cloud q(z|x).
+# With them, we get something that is at most log p(x), and that is easy to estimate:
+#
+#     log p(x) >= average of log p(x|z) over z from q(z|x) - KL(q(z|x) || p(z))             (eq. 3)
+#
+# The right side is called the evidence lower bound, ELBO. KL(q || p) is the average of log(q / p)
+# over samples of q. It is 0 if q and p are equal, and positive if not. To see why ELBO is at most
+# log p(x), suppose that the recipe has made x, and ask which code it has used. The answer is called
+# p(z|x). By Bayes' rule it is p(x|z) * p(z) / p(x). So for every z
+#
+#     log(q(z|x) / p(z|x)) = log p(x) + log(q(z|x) / p(z)) - log p(x|z)
+#
+# Take the average of both sides over z from q(z|x):
+#
+#     KL(q(z|x) || p(z|x)) = log p(x) + KL(q(z|x) || p(z)) - average of log p(x|z)
+#                          = log p(x) - ELBO                                                (eq. 1)
+#
+# The left side is not negative, so ELBO is at most log p(x). Training makes -ELBO small. p(x|z) is
+# a Gaussian in two dimensions, so
+#
+#     -log p(x|z) = |x - x'|^2 / (2 sigma^2) + log(2 pi sigma^2)
+#
+# The last term is the same for all parameters. Without it, -ELBO is
+#
+#     average of |x - x'|^2 / (2 sigma^2) over z from q(z|x) + KL(q(z|x) || p(z))
+#
+# These are the two terms of the loss: bring x back, and keep the cloud near N(0, I). The first
+# alone would make an autoencoder, whose clouds shrink to single codes anywhere. The second alone
+# would make every cloud N(0, I), and no code would tell anything about x. A weight beta on the
+# second term lets us ask for more of the one or of the other. Only with beta = 1 is it -ELBO.
+#
+# All logarithms are natural, so losses and KL divergences are in nats. p(x) is a density, which is
+# a probability per area. It can be above 1, so log p(x) and ELBO can be positive.
 
 
-# === TRAINING: reconstruct x, from a z that tells no more than it must ===
 def reconstruction_loss(x, decoded):
-    """|x - decoded|^2 / (2 sigma^2): -log p(x|z) in nats, less log(2 pi sigma^2), as x is 2D."""
-    # Best for a z is the mean of all x that it may stand for. Images blur so; a GAN's need not.
-    error = [d - xi for d, xi in zip(decoded, x)]
+    """|x - decoded|^2 / (2 sigma^2), for two points [2]. It is -log p(x|z) without its last term.
+
+    It is 1 where the distance of the two points is sqrt(2) * sigma = 0.17. With a smaller sigma,
+    the same distance costs more, so it is worth more KL to let the code tell more.
+
+    If one code has to stand for several x, the loss is smallest where it is decoded to their mean.
+    The mean of several images is a blurred image, and images of VAEs are known to be blurred. But
+    every example has a loss of its own, so it is expensive to leave a kind of example out. A GAN is
+    another kind of generator. It is trained to deceive a network that looks for fakes. Its images
+    are sharp, but it may leave kinds of examples out, because no term of its loss asks for each.
+    """
+    error = [decoded_i - x_i for decoded_i, x_i in zip(decoded, x, strict=True)]
     return dot(error, error) * (0.5 / sigma**2)
 
 
 def kl_divergence(mu, log_var):
-    """KL(q(z|x) || N(0, I)) in nats; its mean bounds what z tells of x (appendix B has -KL)."""
-    brackets = [1.0 + v - m * m - exp(v) for m, v in zip(mu, log_var)]  # each at most 0
-    return -0.5 * dot(brackets, [1.0] * len(brackets))  # their sum; KL is at least 0
+    """KL(q(z|x) || N(0, I)) of the cloud with mean mu and log-variance log_var, both [z_dim].
+
+    It is a sum over the dimensions (appendix B has the formula, with the opposite sign). For one
+    dimension:
+
+        mu    std    KL
+         0     1     0        the standard Gaussian costs nothing
+         2     1     2        away from 0
+         0    0.1    1.81     narrow, so the code tells more exactly which x it came from
+         2    0.1    3.81     both
+
+    Why N(0, I)? Because sample_point() draws its codes from it. The decoder has to be trained on
+    codes from the same region. Another distribution would do, but for this one there is a formula.
+    Averaged over all x, the KL is also an upper bound for what a code tells about x, in nats.
+    """
+    total = 0.0
+    for mu_i, log_var_i in zip(mu, log_var, strict=True):
+        total = total + 0.5 * (mu_i * mu_i + exp(log_var_i) - 1.0 - log_var_i)
+    return total
 
 
 def loss_terms(model, x, eps):
-    """Reconstruction loss (for one z) and KL of x: together they estimate -ELBO plus a constant."""
-    mu, log_var = encode(model, x)
-    decoded = decode(model, reparameterize(mu, log_var, eps))
+    """The reconstruction loss and the KL divergence of a point x [2], for one code of its cloud.
+
+    The reconstruction loss should be averaged over all codes of the cloud. The one code that
+    belongs to eps [z_dim] is an estimate of this average. It is wrong at random, but right on
+    average, and training draws another eps each time that it meets a point.
+    """
+    mu, log_var = encode_point(model, x)
+    z = reparameterize(mu, log_var, eps)
+    decoded = decode_point(model, z)
     return reconstruction_loss(x, decoded), kl_divergence(mu, log_var)
 
 
-def adam_step(params, m, v, step, lr):
-    """One update of params, in place (Kingma & Ba 2015, algorithm 1; step >= 1). Clears grads."""
-    correct1, correct2 = 1 / (1 - beta1**step), 1 / (1 - beta2**step)  # undoes that m, v start at 0
-    for i, p in enumerate(params):
-        m[i] = beta1 * m[i] + (1 - beta1) * p.grad  # which way, on average
-        v[i] = beta2 * v[i] + (1 - beta2) * p.grad * p.grad  # how steep, on average
-        p.data -= lr * m[i] * correct1 / (math.sqrt(v[i] * correct2) + eps_adam)
-        p.grad = 0.0
-
-
 def train(model, points, beta):
-    """Train in place; yield reconstruction loss + beta * KL, the mean of each step's batch."""
+    """Train a model of Values in place. Yield the loss before each step, the mean of its batch."""
     params = [p for matrix in model.values() for row in matrix for p in row]
-    m, v = [0.0] * len(params), [0.0] * len(params)
+    m = [0.0] * len(params)
+    v = [0.0] * len(params)
     for step in range(num_steps):
         loss = 0.0
         for x in random.sample(points, batch_size):
-            reconstruction, kl = loss_terms(model, x, draw_noise())  # a fresh eps at every visit
+            reconstruction, kl = loss_terms(model, x, draw_normal())
             loss = loss + (reconstruction + beta * kl) * (1 / batch_size)
-        loss.backward()
-        adam_step(params, m, v, step + 1, learning_rate * (1 - step / num_steps))
+        loss.backward()  # goes back through decoder, z and encoder
+        rate = learning_rate * (1 - step / num_steps)  # falls to 0
+        adam_step(params, m, v, step + 1, rate)
         yield loss.data
 
 
-# === INFERENCE: judge, invent, interpolate, and compare gradients ===
-def evaluate(model, points):
-    """Means over the points: reconstruction loss, KL, and an estimate of ELBO, <= log p(x)."""
-    recon, kl = map(mean, zip(*(loss_terms(model, x, draw_noise()) for x in points)))
-    return recon, kl, -recon - kl - math.log(2 * math.pi * sigma**2)
+# === USING IT: make new points, and go from one point to another ===
+def sample_point(model):
+    """Make a new point [2]: draw z from the prior N(0, I), then x from p(x|z).
+
+    Often the second draw is left out, and decode_point(model, z) is shown, the mean of p(x|z). That
+    looks cleaner than the recipe is, so we judge the recipe. Its points lie wider around the wave
+    than the real ones, because sigma is larger than data_noise.
+    """
+    decoded = decode_point(model, draw_normal())
+    return [random.gauss(center, sigma) for center in decoded]
 
 
-def gaussian_samples(points, n):
-    """n draws of mean + sum_i g_i (x_i - mean), g_i ~ N(0, 1/n): same covariance, no bend."""
-    axes = [(mean(axis), axis) for axis in zip(*points)]
-    weights = [[random.gauss(0, len(points) ** -0.5) for _ in points] for _ in range(n)]
-    return [[c + dot(g, [a - c for a in axis]) for c, axis in axes] for g in weights]
+def between(start, end, share):
+    """The place between two lists of numbers: start for share = 0, end for share = 1."""
+    return [(1 - share) * a + share * b for a, b in zip(start, end, strict=True)]
 
 
-# fmt: off
-def distance(a, b): return math.sqrt((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2)
-def between(a, b, share): return [p + share * (q - p) for p, q in zip(a, b)]
-def mean_nearest(xs, points): return mean([min([distance(x, p) for p in points]) for x in xs])
-# fmt: on
+def straight_path(start, end):
+    """A list of path_length places, at equal distances on the straight line from start to end."""
+    return [between(start, end, i / (path_length - 1)) for i in range(path_length)]
 
 
-def reparam_gradient(f, mu, log_var, eps):
-    """A sample of d E[f(z)] / d(mu, log_var) [2 * z_dim]: the slope of f, passed back through z."""
-    mu, log_var = [Value(m) for m in mu], [Value(v) for v in log_var]
-    f(reparameterize(mu, log_var, eps)).backward()
-    return [leaf.grad for leaf in mu + log_var]
+def interpolate(model, first, last):
+    """A path of points from one point to another, by way of the codes between their codes.
+
+    The straight line between two points of the wave leaves the wave. But where codes fill their
+    region, the codes on the straight line between two codes are decoded to points along the wave.
+    """
+    start, _ = encode_point(model, first)
+    end, _ = encode_point(model, last)
+    return [decode_point(model, z) for z in straight_path(start, end)]
 
 
-def score_gradient(f, mu, log_var, eps):
-    """The same from f(z) * d log q(z|x) / d(mu, log_var): from the height of f, not its slope."""
-    height = f(reparameterize(mu, log_var, eps))
-    d_mu = [e * math.exp(-0.5 * v) for e, v in zip(eps, log_var)]  # (z - mu) / var
-    return [height * d for d in d_mu + [0.5 * (e * e - 1) for e in eps]]
+# === THE RIVAL: a gradient from the values of the loss alone ===
+#
+# Let cost(z) be the reconstruction loss of a point, as a function of its code z. We want the
+# gradient of the average of cost(z) over z from q(z|x). This average is a sum of q(z|x) * cost(z)
+# over all z. (It is an integral, but the same rules hold.) In the sum, only q depends on mu:
+#
+#     d(average)/dmu = sum of dq/dmu * cost
+#                    = sum of q * dlog(q)/dmu * cost          because dlog(q)/dmu = dq/dmu / q
+#                    = average of cost * dlog(q)/dmu
+#
+# So cost(z) * dlog(q)/dmu is an estimate of the gradient, for any z drawn from q. dlog(q)/dmu is
+# called the score function, and the method is also known as REINFORCE (Williams 1992). It needs no
+# derivative of the cost, and no formula for z. So it also works where z is a word and not a number,
+# and where the cost is a reward that somebody gives. The logarithm of the Gaussian q is
+#
+#     log(q) = -0.5 * (log(2 pi) + log_var + (z - mu)^2 / exp(log_var))
+#
+# With z - mu = std * eps, its derivatives are
+#
+#     dlog(q)/dmu = (z - mu) / std^2 = eps / std
+#     dlog(q)/dlog_var = -0.5 + 0.5 * (z - mu)^2 / std^2 = 0.5 * (eps^2 - 1)
+#
+# Both estimates are right on average, but they vary from draw to draw. The larger their variance,
+# the more draws have to be averaged for a gradient that is as exact.
+
+
+def reparam_gradient(cost, mu, log_var, eps):
+    """An estimate of the gradient of the average of cost(z), by mu and log_var [2 * z_dim].
+
+    It goes back through z = mu + std * eps, so it uses the derivative of the cost.
+    """
+    mu_values = [Value(number) for number in mu]
+    log_var_values = [Value(number) for number in log_var]
+    z = reparameterize(mu_values, log_var_values, eps)
+    cost(z).backward()
+    return [value.grad for value in mu_values + log_var_values]
+
+
+def score_gradient(cost, mu, log_var, eps):
+    """Another estimate of the same gradient [2 * z_dim]: cost(z) times the score function.
+
+    This is its plain form, without a baseline. A baseline is a number that is subtracted from the
+    cost. If it is the same for every z, the estimate stays right on average, because the average of
+    the score function is 0. A good baseline makes the variance smaller.
+    """
+    z = reparameterize(mu, log_var, eps)
+    height = cost(z)
+    by_mu = [eps_i / math.exp(0.5 * log_var_i) for eps_i, log_var_i in zip(eps, log_var)]
+    by_log_var = [0.5 * (eps_i * eps_i - 1) for eps_i in eps]
+    return [height * score for score in by_mu + by_log_var]
+
+
+def cost_of_code(model, x):
+    """The function cost(z): the reconstruction loss of the point x if its code is z."""
+
+    def cost(z):
+        return reconstruction_loss(x, decode_point(model, z))
+
+    return cost
+
+
+def gradient_variance(estimate, model, points):
+    """How much an estimate of the gradient varies from draw to draw of eps.
+
+    `estimate` is one of the two functions above. Returns the mean of the variances of the 2 * z_dim
+    numbers in the gradient, at all of the points.
+    """
+    variances = []
+    for x in points:
+        cost = cost_of_code(model, x)
+        mu, log_var = encode_point(model, x)
+        gradients = [estimate(cost, mu, log_var, draw_normal()) for _ in range(num_grad_draws)]
+        for numbers in zip(*gradients):  # the same number of all gradients
+            variances.append(variance(numbers))
+    return mean(variances)
 
 
 def compare_gradients(model, points):
-    """Mean variance of each, for f the reconstruction loss; RMS gap of means in standard errors."""
-    found = [], []
+    """The variances of the two estimates: {"reparam": ..., "score": ...}.
+
+    They are measured at num_probes of the points, which are evenly spread over the list. This
+    compares single estimates. It does not say whether a VAE can be trained with the second one, nor
+    what would be left of the difference with a good baseline.
+    """
+    probes = points[:: len(points) // num_probes]
+    return {
+        "reparam": gradient_variance(reparam_gradient, model, probes),
+        "score": gradient_variance(score_gradient, model, probes),
+    }
+
+
+# === HOW GOOD IT IS: on points that no training step has seen ===
+def evaluate(model, points):
+    """Means per point: {"reconstruction", "kls": [z_dim], the KL of each dimension, "kl", "elbo"}.
+
+    ELBO has the KL with the weight 1, whatever beta the model was trained with. So it is at most
+    log p(x) for each of the models, and they can be compared by it.
+    """
+    reconstructions = []
     for x in points:
-        f = functools.partial(lambda x, z: reconstruction_loss(x, decode(model, z)), x)
-        for estimate, moments in zip((reparam_gradient, score_gradient), found):
-            grads = [estimate(f, *encode(model, x), draw_noise()) for _ in range(num_draws)]
-            moments += [(mean(g), mean([a * a for a in g]) - mean(g) ** 2) for g in zip(*grads)]
-    gaps = [(a - b) ** 2 * num_draws / (v + w) for (a, v), (b, w) in zip(*found)]
-    return *(mean([v for _, v in moments]) for moments in found), math.sqrt(mean(gaps))
+        cost = cost_of_code(model, x)
+        mu, log_var = encode_point(model, x)
+        for _ in range(num_eval_draws):
+            reconstructions.append(cost(reparameterize(mu, log_var, draw_normal())))
+    reconstruction = mean(reconstructions)
+    kls = kl_by_dimension(model, points)
+    kl = math.fsum(kls)
+    elbo = -reconstruction - math.log(2 * math.pi * sigma**2) - kl
+    return {"reconstruction": reconstruction, "kls": kls, "kl": kl, "elbo": elbo}
 
 
-# === OUTPUT: progress, drawings, results ===
-def show_progress(step, num_steps, loss, started):
-    """Rewrite one line on a terminal; in a pipe, print the first steps and every tenth of them."""
-    spent = time.perf_counter() - started
-    left = spent * (num_steps / step - 1)
-    line = f"step {step:4d}/{num_steps}  loss {loss:.5f}  {spent:5.1f} s, {left:5.1f} s left"
-    if os.isatty(1):  # somebody watches
-        print(f"\r{line} ", end="\n" if step == num_steps else "")
-    elif step <= 3 or step % max(1, num_steps // 10) == 0:
-        print(line)
+def kl_by_dimension(model, points):
+    """The mean KL divergence of each dimension of the code [z_dim]. They sum up to the whole KL.
+
+    Where it is 0, the cloud of every point is N(0, 1) in this dimension. Then the dimension tells
+    nothing about the point, and to the decoder it is noise. This is called posterior collapse,
+    because q(z|x) is also called the posterior. It is welcome in a dimension that is not needed. It
+    is a fault if all dimensions collapse. Then the decoder has learned to do without the code.
+    """
+    clouds = [encode_point(model, x) for x in points]
+    means = []
+    for i in range(z_dim):
+        means.append(mean([kl_divergence([mu[i]], [log_var[i]]) for mu, log_var in clouds]))
+    return means
 
 
-def mean(values):
-    return math.fsum(values) / len(values)  # fsum rounds once, so alike on every Python
+def distance(a, b):
+    """The distance of two points."""
+    return math.sqrt((a[0] - b[0]) * (a[0] - b[0]) + (a[1] - b[1]) * (a[1] - b[1]))
 
 
-def draw_planes(x_max, y_max, *panels, width=31, height=11):
-    """Print planes side by side, |x| <= x_max, |y| <= y_max: title, points, a mark for each."""
-    print("\n" + " | ".join(title.ljust(width) for title, _, _ in panels).rstrip())
-    grids = [[[" "] * width for _ in range(height)] for _ in panels]
-    for grid, (_, points, marks) in zip(grids, panels):
-        for (x, y), mark in zip(points, marks):
-            column, row = (1 + x / x_max) / 2 * width, (1 - y / y_max) / 2 * height
-            if 0 <= column < width and 0 <= row < height:
-                grid[int(row)][int(column)] = mark
-    for rows in zip(*grids):
-        print(" | ".join(map("".join, rows)).rstrip())
+def mean_nearest(points, others):
+    """The distance of a point to the nearest of the others, on average over the points."""
+    return mean([min([distance(point, other) for other in others]) for point in points])
 
 
-def print_results(rows):
-    """Print the results, one a line: name, value, and the bound that the tests hold it to."""
-    print("\n=== results ===")
-    for name, value, criterion in rows:
-        value = f"{value:.4f}" if isinstance(value, float) else value
-        print(f"{name:<26}{value:<9}{criterion}".rstrip())
+def judge_samples(samples, heldout):
+    """Mean distances to the nearest point, in both directions: {"distance", "coverage"}.
+
+    "distance" goes from samples to held-out points. It is small if every sample is near some real
+    point. A single good point, repeated, is enough for that. "coverage" goes from held-out points
+    to samples. It is small if every real point is near some sample. Points spread densely over the
+    whole plane are enough for that. Both are small only if the samples are where real points are.
+    """
+    return {"distance": mean_nearest(samples, heldout), "coverage": mean_nearest(heldout, samples)}
+
+
+def variance(numbers):
+    """The mean squared difference from the mean."""
+    center = mean(numbers)
+    return mean([(number - center) * (number - center) for number in numbers])
+
+
+def gaussian_samples(points, n):
+    """n points from the Gaussian with the mean and the covariance of the given points.
+
+    It is the simplest way to make points that look similar from afar, and it cannot bend.
+    """
+    rights = [right for right, _ in points]
+    ups = [up for _, up in points]
+    mean_right = mean(rights)
+    mean_up = mean(ups)
+    std_right = math.sqrt(variance(rights))
+    covariance = mean([(right - mean_right) * (up - mean_up) for right, up in points])
+    # The line up = mean_up + slope * (right - mean_right) fits the points best. What it does not
+    # explain of the variance of `up` is the variance around the line.
+    slope = covariance / variance(rights)
+    std_around_line = math.sqrt(variance(ups) - slope * covariance)
+    samples = []
+    for _ in range(n):
+        right = random.gauss(mean_right, std_right)
+        up = random.gauss(mean_up + slope * (right - mean_right), std_around_line)
+        samples.append([right, up])
+    return samples
+
+
+def step_ratio(path):
+    """The longest step of a path, divided by its mean step. It is 1 if all steps are equal."""
+    steps = [distance(a, b) for a, b in itertools.pairwise(path)]
+    return max(steps) / mean(steps)
+
+
+def judge_paths(model, heldout):
+    """Means over num_paths paths: {"step_ratio", "distance", "line_distance"}.
+
+    The held-out points are in the order of the wave. The first path leads from the first to the
+    last, the next one from the second to the last but one, and so on. A distance is that from a
+    point of a path to the nearest held-out point. line_distance is that of straight lines.
+    """
+    step_ratios = []
+    on_paths = []
+    on_lines = []
+    for left, right in zip(heldout[:num_paths], reversed(heldout)):
+        path = interpolate(model, left, right)
+        step_ratios.append(step_ratio(path))
+        on_paths += path
+        on_lines += straight_path(left, right)
+    return {
+        "step_ratio": mean(step_ratios),
+        "distance": mean_nearest(on_paths, heldout),
+        "line_distance": mean_nearest(on_lines, heldout),
+    }
 
 
 # === MAIN ===
 def main():
     started = time.perf_counter()
     random.seed(42)
-    points, heldout = make_data(num_train), make_data(num_heldout)
-    untrained, models, clouds, scores = init_model(), [], [], []
-    print(f"{num_train} points to train on, {num_heldout} held out. All start with equal weights.")
+    points = make_data(num_train)
+    heldout = make_data(num_heldout)
+    untrained = init_model()
+    print(f"{num_train} points to train on, and {num_heldout} held out.")
+    show_point("One held-out point before training", untrained, heldout[num_heldout // 3])
+
+    # One model per beta. All start with the same parameters.
+    models = {}
     for beta in betas:
-        began = time.perf_counter()
-        print(f"\nbeta {beta}:")
-        model = {key: [[Value(w) for w in row] for row in rows] for key, rows in untrained.items()}
-        for step, loss in enumerate(train(model, points, beta), 1):
-            show_progress(step, num_steps, loss, began)
-        models.append({key: [floats(row) for row in rows] for key, rows in model.items()})
-    print("\nbeta  reconstruction     KL     ELBO  KL of z[0], of z[1]")
-    for beta, model in zip(betas, models):
-        codes = [encode(model, x) for x in heldout]
-        kls = [mean([kl_divergence([m[i]], [v[i]]) for m, v in codes]) for i in range(z_dim)]
-        clouds.append([mu for mu, _ in codes])
-        scores.append(evaluate(model, heldout))
-        print("{:4}{:16.3f}{:7.3f}{:9.3f}{:12.3f}{:8.3f}".format(beta, *scores[-1], *kls))
-    first, last, vae = evaluate(untrained, heldout), scores[1], models[1]
-    samples = [decode(vae, draw_noise()) for _ in range(num_samples)]  # less the noise of p(x|z)
-    far = mean_nearest(gaussian_samples(points, num_samples), heldout)
-    ends = zip(clouds[1][:num_paths], clouds[1][::-1])  # pairs from the two ends of the wave
-    paths = [[decode(vae, between(a, b, i / 9)) for i in range(10)] for a, b in ends]
-    steps = [[distance(a, b) for a, b in zip(path, path[1:])] for path in paths]
-    letters = [chr(97 + 26 * i // num_heldout) for i in range(num_heldout)]  # a to z on the wave
-    right = ("interpolated in z, 0 to 9", paths[-1], "0123456789")
-    middle = (f"decoded z ~ N(0, I), beta {betas[1]}", samples, "*" * num_samples)
-    draw_planes(1.7, 1.1, ("held-out points, a to z", heldout, letters), middle, right)
-    draw_planes(2.8, 2.8, *((f"their mu, beta {b}", c, letters) for b, c in zip(betas, clouds)))
-    for name, model in (("\nuntrained", untrained), ("trained", vae)):
-        reparam, score, gap = compare_gradients(model, heldout[:: num_heldout // num_probes])
-        print(f"{name}: gradient variance {reparam:.2f} reparameterized, {score:.2f} by the score")
+        print(f"\nTraining a model with beta {beta}, {batch_size} points per step:")
+        model = as_values(untrained)
+        show_training(train(model, points, beta), num_steps)
+        models[beta] = as_floats(model)
+    vae = models[main_beta]
+    show_point("The same point after training with beta 1", vae, heldout[num_heldout // 3])
+
+    # How well do points come back, and how much does each number of a code tell about them?
+    first = evaluate(untrained, heldout)
+    figures = {beta: evaluate(model, heldout) for beta, model in models.items()}
+    last = figures[main_beta]
+    show_figures(first, figures)
+
+    # Is what the VAE makes like the held-out points? Compare with three other ways to make points.
+    made = {
+        "samples of the VAE": [sample_point(vae) for _ in range(num_samples)],
+        "samples of a Gaussian": gaussian_samples(points, num_samples),
+        "more points of the wave": make_data(num_samples),
+        "one training point, repeated": [points[num_train // 3]],
+    }
+    distances = {title: judge_samples(samples, heldout) for title, samples in made.items()}
+    sampled = distances["samples of the VAE"]
+    gaussian = distances["samples of a Gaussian"]
+    paths = judge_paths(vae, heldout)
+    draw_planes(models, heldout, made["samples of the VAE"])
+    show_distances(distances, paths)
+
+    # Which gradient varies less from draw to draw?
+    variances = compare_gradients(vae, heldout)
+    show_variances({"untrained": compare_gradients(untrained, heldout), "trained": variances})
+
     rows = [
-        ("recon_loss_first", first[0], ""),
-        ("recon_loss_last", last[0], "< 1"),
-        ("elbo_first", first[2], ""),
-        ("elbo_last", last[2], "> -0.7"),
-        ("kl", last[1], "0.1 to 50"),
-        ("kl_low_beta", scores[0][1], f"> {last[1] + 0.5:.4f}"),  # kl, and a margin
-        ("kl_high_beta", scores[2][1], f"< {last[1] - 0.5:.4f}"),
-        ("sample_distance", mean_nearest(samples, heldout), f"< {far / 3:.4f}"),  # of the next
-        ("gaussian_distance", far, ""),
-        ("interpolation_step_ratio", mean([max(s) / mean(s) for s in steps]), "< 2"),
-        ("interpolation_distance", mean_nearest([x for p in paths for x in p], heldout), ""),
-        ("score_to_reparam_variance", score / reparam, "> 2"),  # trained
-        ("gradient_gap", gap, "< 1.5"),  # about 1 if both have the same mean
+        ("recon_loss_first", first["reconstruction"], ""),
+        ("recon_loss_last", last["reconstruction"], "< 1"),
+        ("elbo_first", first["elbo"], ""),
+        ("elbo_last", last["elbo"], "> -0.7"),
+        ("kl", last["kl"], "0.1 to 50"),
+        ("kl_low_beta", figures[betas[0]]["kl"], f"> {last['kl'] + 0.5:.4f}"),
+        ("kl_high_beta", figures[betas[-1]]["kl"], f"< {last['kl'] - 0.5:.4f}"),
+        ("sample_distance", sampled["distance"], f"< {gaussian['distance'] / 3:.4f}"),
+        ("gaussian_distance", gaussian["distance"], ""),
+        ("coverage_distance", sampled["coverage"], f"< {gaussian['coverage'] - 0.005:.4f}"),
+        ("gaussian_coverage", gaussian["coverage"], ""),
+        ("interpolation_step_ratio", paths["step_ratio"], "< 2"),
+        ("score_to_reparam_variance", variances["score"] / variances["reparam"], "> 2"),
         ("runtime_seconds", time.perf_counter() - started, "< 240"),
     ]
     print_results(rows)
 
 
+# === DRAWING: nothing below is needed to understand the algorithm ===
+def as_text(numbers):
+    """Some numbers as text."""
+    return "".join(f"{number:8.3f}" for number in numbers)
+
+
+def show_point(title, model, x):
+    """Print how the loss of one point comes about, and its derivatives by mu.
+
+    eps is not drawn at random here, so that both examples have the same.
+    """
+    eps = [1.0, -0.5]
+    mu, log_var = encode_point(model, x)
+    std = [exp(0.5 * number) for number in log_var]
+    z = reparameterize(mu, log_var, eps)
+    reconstruction, kl = loss_terms(model, x, eps)
+    print(f"\n{title}. Each line has two numbers:")
+    print(f"x, the point                        {as_text(x)}")
+    print(f"mu, the mean of its cloud           {as_text(mu)}")
+    print(f"std, the root of the variance       {as_text(std)}")
+    print(f"eps, given for this example         {as_text(eps)}")
+    print(f"z = mu + std * eps                  {as_text(z)}")
+    print(f"x', the decoded z                   {as_text(decode_point(model, z))}")
+    print(f"reconstruction loss {reconstruction:.3f} + beta 1 * KL divergence {kl:.3f}", end=" ")
+    print(f"= loss {reconstruction + kl:.3f}")
+
+    cost = cost_of_code(model, x)
+    gradient = reparam_gradient(cost, mu, log_var, eps)
+    slopes = []
+    for moved in ([mu[0] + 1e-6, mu[1]], [mu[0], mu[1] + 1e-6]):
+        change = cost(reparameterize(moved, log_var, eps)) - cost(z)
+        slopes.append(change / 1e-6)
+    print("The derivatives of the reconstruction loss by the two numbers of mu, in two ways:")
+    print(f"by backward(), through z            {as_text(gradient[:2])}")
+    print(f"by moving mu, with the same eps     {as_text(slopes)}")
+
+
+def show_figures(first, figures):
+    """Print what evaluate() found of the untrained model and of the model of each beta."""
+    print(
+        "\nMeans of the held-out points, in nats. KL is the sum of its parts for z[0] and z[1], the"
+    )
+    print("two numbers of a code. Where a part is 0, its number tells nothing about the point.")
+    print("beta        reconstruction      KL     ELBO     KL of z[0]   KL of z[1]")
+    for title, row in {"untrained": first, **figures}.items():
+        print(
+            f"{title:<12}{row['reconstruction']:14.3f}{row['kl']:8.3f}{row['elbo']:9.3f}"
+            f"{row['kls'][0]:15.3f}{row['kls'][1]:13.3f}"
+        )
+
+
+def show_distances(distances, paths):
+    """Print what judge_samples() and judge_paths() found."""
+    print("\nMean distance to the nearest point, between held-out points and what was made:")
+    print("                            from made to held-out   from held-out to made")
+    for title, row in distances.items():
+        print(f"{title:<28}{row['distance']:14.3f}{row['coverage']:24.3f}")
+    print(f"\n{num_paths} paths from the left end of the wave to the right end:")
+    print("                    to the nearest held-out point   longest step / mean step")
+    print(f"by way of codes     {paths['distance']:17.3f}{paths['step_ratio']:27.2f}")
+    print(f"straight lines      {paths['line_distance']:17.3f}{1:27.2f}")
+
+
+def show_variances(variances):
+    """Print what compare_gradients() found, untrained and trained."""
+    print("\nVariance of the two gradients of the reconstruction loss by mu and log_var. The score")
+    print("function is used without a baseline:")
+    print("            reparameterized   score function   ratio")
+    for title, row in variances.items():
+        ratio = row["score"] / row["reparam"]
+        print(f"{title:<12}{row['reparam']:15.2f}{row['score']:17.2f}{ratio:8.1f}")
+
+
+def letters(n):
+    """n letters, from a to z: where along the wave a point lies, from left to right."""
+    return [chr(ord("a") + 26 * i // n) for i in range(n)]
+
+
+def draw_plane(title, points, marks, limits, width=31, height=11):
+    """A picture of points of the plane as lines of text. `limits` are the largest [right, up]."""
+    max_right, max_up = limits
+    grid = [[" "] * width for _ in range(height)]
+    for (right, up), mark in zip(points, marks):
+        column = math.floor((1 + right / max_right) / 2 * width)
+        row = math.floor((1 - up / max_up) / 2 * height)
+        if 0 <= column < width and 0 <= row < height:
+            grid[row][column] = mark
+    return [title.ljust(width), *["".join(row) for row in grid]]
+
+
+def print_side_by_side(pictures):
+    """Print pictures of equal size beside each other."""
+    for parts in zip(*pictures):
+        print(" | ".join(parts).rstrip())
+
+
+def draw_planes(models, heldout, samples):
+    """Draw where the clouds of each model are, and then points, samples and a path."""
+    letter = letters(len(heldout))
+    print(
+        "\nThe mean of the cloud of each held-out point. A letter tells the place along the wave."
+    )
+    pictures = []
+    for beta, model in models.items():
+        means = [encode_point(model, x)[0] for x in heldout]
+        pictures.append(draw_plane(f"codes with beta {beta}", means, letter, [2.8, 2.8]))
+    print_side_by_side(pictures)
+
+    print(f"\nPoints, and what the VAE with beta {main_beta} makes:")
+    path = interpolate(models[main_beta], heldout[0], heldout[-1])
+    limits = [1.7, 1.1]
+    pictures = [
+        draw_plane("held-out points, a to z", heldout, letter, limits),
+        draw_plane("samples", samples, "*" * len(samples), limits),
+        draw_plane("a path between codes, 0 to 9", path, "0123456789", limits),
+    ]
+    print_side_by_side(pictures)
+
+
+# === REPEATED from microgpt.py, word for word ===
+class Value:
+    """A number, the numbers it was computed from, and how strongly it depends on each of them.
+
+    Take loss = (a * b + a) ** 2 with a = 2 and b = 3. Every operation makes a new Value:
+
+        product = a * b = 6        total = product + a = 8        loss = total ** 2 = 64
+
+    Each of them keeps its inputs, and the derivative of its own operation by each input. These are
+    called local gradients:
+
+        product: by a it is b = 3, by b it is a = 2
+        total: by product it is 1, by a it is 1
+        loss: by total it is 2 * total = 16
+
+    The Values and their inputs form a graph. backward() goes through it from the loss back to a and
+    b, and combines the local gradients by the chain rule.
+    """
+
+    __slots__ = ("data", "grad", "_inputs", "_local_grads", "_order")
+    _created = itertools.count()
+
+    def __init__(self, data, inputs=(), local_grads=()):
+        self.data = data  # the number itself
+        self.grad = 0.0  # d(loss)/d(self), once loss.backward() has been called
+        self._inputs = inputs  # the Values that it was computed from
+        self._local_grads = local_grads  # d(self)/d(input), a float for each input
+        self._order = next(Value._created)  # 0 for the first Value ever made, then 1, 2, ...
+
+    def __add__(self, other):
+        # d(a + b)/da = 1        d(a + b)/db = 1
+        other = other if isinstance(other, Value) else Value(other)
+        return Value(self.data + other.data, (self, other), (1.0, 1.0))
+
+    def __mul__(self, other):
+        # d(a * b)/da = b        d(a * b)/db = a
+        other = other if isinstance(other, Value) else Value(other)
+        return Value(self.data * other.data, (self, other), (other.data, self.data))
+
+    def __pow__(self, k):
+        # d(a ** k)/da = k * a ** (k - 1)        k is a plain number
+        local_grad = k * self.data ** (k - 1)
+        result = math.pow(self.data, k)  # an error where ** would become a complex number
+        return Value(result, (self,), (local_grad,))
+
+    def exp(self):
+        # d(exp(a))/da = exp(a)
+        result = math.exp(self.data)
+        return Value(result, (self,), (result,))
+
+    def log(self):
+        # d(log(a))/da = 1 / a        a is a probability; log(0) does not exist, so a < 1e-10 counts
+        # as 1e-10
+        clipped = max(self.data, 1e-10)
+        return Value(math.log(clipped), (self,), (1 / clipped,))
+
+    def tanh(self):
+        # d(tanh(a))/da = 1 - tanh(a) ** 2
+        result = math.tanh(self.data)
+        return Value(result, (self,), (1 - result * result,))
+
+    def relu(self):
+        # d(relu(a))/da = 1 if a > 0, else 0
+        local_grad = 1.0 if self.data > 0 else 0.0
+        return Value(max(0.0, self.data), (self,), (local_grad,))
+
+    # The other operators are made of those above. The ones that start with r are for a plain
+    # number on the left: 2.0 - a calls a.__rsub__(2.0).
+    def __neg__(self):
+        return self * -1.0
+
+    def __sub__(self, other):
+        return self + -other
+
+    def __truediv__(self, other):
+        return self * other**-1
+
+    def __radd__(self, other):
+        return self + other
+
+    def __rmul__(self, other):
+        return self * other
+
+    def __rsub__(self, other):
+        return -self + other
+
+    def __rtruediv__(self, other):
+        return self**-1 * other
+
+    def __rpow__(self, base):
+        # base ** a = exp(a * log(base))
+        return (self * math.log(base)).exp()
+
+    def backward(self):
+        """Add d(self)/d(x) to x.grad, for every Value x that self was computed from.
+
+        The chain rule: if x is an input of several nodes of the graph, each of them contributes its
+        own gradient times its local gradient by x. In the example of the class, a is an input of
+        product and of total:
+
+            total.grad = 16        product.grad = 16 * 1 = 16
+            a.grad = 16 * 3 (by way of product) + 16 * 1 (by way of total) = 64
+
+        The graph is used up: a second backward() through a part of it raises AttributeError.
+        """
+        # Collect self and the Values below it. The list grows while the loop walks along it. A
+        # Value without inputs, such as a parameter, has nothing to pass on, so it is left out.
+        nodes = [self]
+        seen = {self}
+        for node in nodes:
+            for x in node._inputs:
+                if x._inputs and x not in seen:
+                    seen.add(x)
+                    nodes.append(x)
+        # A node may pass its gradient on only when the gradient is complete. Everything that was
+        # computed from a node is newer than the node. So the newest node goes first.
+        nodes.sort(key=lambda node: node._order, reverse=True)
+        self.grad = 1.0  # d(self)/d(self)
+        for node in nodes:
+            for x, local_grad in zip(node._inputs, node._local_grads):
+                x.grad += node.grad * local_grad
+            del node._inputs, node._local_grads  # frees their memory, as they are not needed again
+
+
+# --- AUTOGRAD DIFFERENCES IN THIS SCRIPT ---
+# None. This is the engine of microgpt and of docs/autograd-interface.md.
+
+
+# Training needs Values. A trained model only has to be asked, and needs no gradient: its numbers
+# are floats, which is much faster. The functions below take both.
+def exp(x):
+    """e to the power of x, a Value or a float."""
+    return x.exp() if isinstance(x, Value) else math.exp(x)
+
+
+def relu(x):
+    """x if it is positive, else 0. x is a Value or a float."""
+    return x.relu() if isinstance(x, Value) else max(0.0, x)
+
+
+def floats(xs):
+    """The numbers in a list of Values, without their history. A list of floats stays as it is."""
+    if xs and isinstance(xs[0], Value):
+        return [x.data for x in xs]
+    return xs
+
+
+def dot(a, b):
+    """a[0] * b[0] + a[1] * b[1] + ..., as one node of the graph.
+
+    A GPT consists mostly of dot products. With 16 numbers in a and b, * and + would make 31 nodes,
+    which all have to be created and walked through. One node is enough, because the derivatives
+    are known. With s = dot(a, b):
+
+        ds/da[i] = b[i]        ds/db[i] = a[i]
+
+    (If a and b are the same list, each element is an input twice, and backward() adds up both.)
+
+    Tensor libraries go further in the same direction: there, a whole matrix product is one node.
+
+    a and b are each a list of Values or a list of floats. The result is a Value if one of them
+    holds Values, else a float. Raises ValueError if the lengths differ.
+    """
+    xs = floats(a)
+    ys = floats(b)
+    total = 0.0  # in a loop, because the built-in sum() rounds differently from Python 3.12 on
+    for x, y in zip(xs, ys, strict=True):
+        total += x * y
+    inputs = []
+    local_grads = []
+    if a and isinstance(a[0], Value):
+        inputs += a
+        local_grads += ys
+    if b and isinstance(b[0], Value):
+        inputs += b
+        local_grads += xs
+    return Value(total, inputs, local_grads) if inputs else total
+
+
+def as_values(model):
+    """A copy of a model in which every number is a Value, so that it can be trained."""
+    return {name: [[Value(x) for x in row] for row in matrix] for name, matrix in model.items()}
+
+
+def as_floats(model):
+    """A copy of a model in which every number is a float, so that it is frozen and fast."""
+    return {name: [floats(row) for row in matrix] for name, matrix in model.items()}
+
+
+def adam_step(params, m, v, step, rate):
+    """Move each parameter against its average gradient, in place. Set the gradients back to 0.
+
+    This is Adam (Kingma & Ba 2015, algorithm 1), with step = 1, 2, ... For each parameter, m is a
+    running average of its gradient, and v of its squared gradient. Dividing by the root of v takes
+    the size of the gradients out: if all of them were ten times as large, the steps would be the
+    same. So parameters with small gradients move as well.
+    """
+    m_correction = 1 - beta1**step
+    v_correction = 1 - beta2**step
+    for i, p in enumerate(params):
+        m[i] = beta1 * m[i] + (1 - beta1) * p.grad
+        v[i] = beta2 * v[i] + (1 - beta2) * p.grad * p.grad
+        # m and v start at 0 and are too small at first; dividing by this corrects it.
+        m_hat = m[i] / m_correction
+        v_hat = v[i] / v_correction
+        p.data -= rate * m_hat / (math.sqrt(v_hat) + eps_adam)
+        p.grad = 0.0
+
+
+def mean(values):
+    """The average of some numbers. fsum() rounds only once, so every Python gives the same."""
+    return math.fsum(values) / len(values)
+
+
+def show_progress(step, num_steps, loss, started):
+    """Print step, loss, elapsed and remaining time: on a terminal always in the same line.
+
+    In a pipe or a file, print a line for the first three steps and for every tenth of all steps.
+    """
+    elapsed = time.perf_counter() - started
+    remaining = elapsed * (num_steps / step - 1)
+    line = f"step {step:4d}/{num_steps}  loss {loss:.5f}  {elapsed:5.1f} s, {remaining:5.1f} s left"
+    if os.isatty(1):
+        print(f"\r{line} ", end="\n" if step == num_steps else "")
+    elif step <= 3 or step % max(1, num_steps // 10) == 0:
+        print(line)
+
+
+def show_training(losses, num_steps):
+    """Run a generator of losses to its end, and show its progress. Return the losses."""
+    started = time.perf_counter()
+    seen = []
+    for loss in losses:
+        seen.append(loss)
+        show_progress(len(seen), num_steps, loss, started)
+    return seen
+
+
+def print_results(rows):
+    """Print the results: one per line, with its name, its value, and the bound it has to meet."""
+    print("\n=== results ===")
+    for name, value, bound in rows:
+        text = f"{value:.4f}" if isinstance(value, float) else value
+        print(f"{name:<26}{text:<9}{bound}".rstrip())
+
+
+print = functools.partial(print, flush=True)  # print each line at once, also into a pipe
+
+
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BrokenPipeError:
+        os._exit(0)  # the reader of the pipe has gone, as in `python script.py | head`

@@ -20,79 +20,100 @@ from support.numbers import (
 T = 30
 
 
-def test_samples_have_the_shape_and_a_gaussian_has_not(run):
-    rates = run.metrics
-    ratio = rates["near_curve_rate"] / rates["gaussian_near_curve_rate"]
-    assert rates["near_curve_ratio"] == pytest.approx(ratio, rel=1e-3)
-    assert rates["gaussian_near_curve_rate"] < 0.3
-    assert rates["near_curve_rate"] > 0.6
-    assert rates["data_near_curve_rate"] > 0.97
+@pytest.fixture
+def schedule(script):
+    """The betas and alpha-bars, computed here: [T + 1] each, with place 0 for no step."""
+    betas = [0.0] + [0.01 + 0.29 * i / (T - 1) for i in range(T)]
+    return betas, [math.prod(1 - beta for beta in betas[: t + 1]) for t in range(T + 1)]
 
 
-def test_the_guess_gets_better(run):
-    """A guess of zero costs 1, and so does the very first network, or more."""
-    assert run.metrics["mean_loss_last_100"] < run.metrics["mean_loss_first_100"] - 0.1
-    assert 0.25 < run.metrics["mean_loss_last_100"] < 0.35
+# --- the data ---
 
 
-# The data
-
-
-def test_spiral(script):
-    """Radius equals angle, ends as stated, equal shares of u are about equal lengths."""
-    for u, turns in ((0.0, 0.25), (1.0, 1.25)):
-        x, y = script.spiral(u)
-        assert (x, y) == pytest.approx((0.0, 2 * math.pi * turns), abs=1e-12)
-    points = [script.spiral(i / 1000) for i in range(1001)]
-    for x, y in points:
-        radius = math.sqrt(x * x + y * y)
-        assert math.atan2(y, x) == pytest.approx(math.remainder(radius, 2 * math.pi), abs=1e-9)
-    lengths = [math.sqrt((a - c) ** 2 + (b - d) ** 2) for (a, b), (c, d) in zip(points, points[1:])]
+def test_curve_is_a_standardised_spiral(script):
+    """It lies on a spiral, its ends are one turn apart, and its points are about evenly spaced."""
+    curve = script.make_curve()
+    assert len(curve) == 400
+    xs, ys = zip(*curve)
+    assert [math.fsum(xs) / 400, math.fsum(ys) / 400] == pytest.approx([0, 0], abs=1e-12)
+    assert math.fsum(c * c for c in (*xs, *ys)) / 800 == pytest.approx(1)
+    # Both ends point straight up from the origin of the spiral, 2 pi apart in its own unit.
+    scale = 2 * math.pi / (ys[-1] - ys[0])
+    assert xs[0] == pytest.approx(xs[-1])
+    origin = xs[0], ys[0] - 0.5 * math.pi / scale
+    previous = 0.0
+    for x, y in curve:
+        across, up = (x - origin[0]) * scale, (y - origin[1]) * scale
+        radius = math.sqrt(across**2 + up**2)
+        assert math.remainder(math.atan2(up, across) - radius, 2 * math.pi) == pytest.approx(0)
+        assert radius > previous
+        previous = radius
+    lengths = [math.dist(a, b) for a, b in itertools.pairwise(curve)]
     assert max(lengths) / min(lengths) < 1.2
 
 
-def test_data_are_standardised_and_the_curve_with_them(script):
+def test_points_are_the_curve_and_the_jitter(script):
     random.seed(5)
-    points, curve, gap = script.make_data(3000)
-    assert (len(points), len(curve)) == (3000, 400)
-    xs, ys = zip(*points)
-    assert [math.fsum(xs) / 3000, math.fsum(ys) / 3000] == pytest.approx([0, 0], abs=1e-12)
-    assert math.fsum(c * c for c in (*xs, *ys)) / 6000 == pytest.approx(1)
-    # The two ends lie one turn apart: all that moves and scales is undone in their difference.
-    (ax, ay), (bx, by) = curve[0], curve[-1]
-    assert gap == pytest.approx(math.sqrt((ax - bx) ** 2 + (ay - by) ** 2))
-    # The distance to the curve is that of the jitter across it: half a normal, mean 0.8 std.
-    distances = [script.curve_distance(point, curve) for point in points[::2]]
-    jitter = script.jitter * gap / (2 * math.pi)
-    assert math.fsum(distances) / 1500 == pytest.approx(jitter * math.sqrt(2 / math.pi), rel=0.06)
+    curve = [[0.0, 0.0], [50.0, -20.0]]
+    points = script.make_points(4000, curve)
+    assert len(points) == 4000
+    offsets = [[], []]
+    at_second = [point[0] > 25 for point in points]
+    assert abs(sum(at_second) / 4000 - 0.5) < 5 * 0.5 / math.sqrt(4000)
+    for point, second in zip(points, at_second):
+        for axis in (0, 1):
+            offsets[axis].append(point[axis] - curve[second][axis])
+    for values in offsets:
+        assert abs(math.fsum(values) / 4000) < 5 * 0.08 / math.sqrt(4000)
+        spread = math.fsum(c * c for c in values) / 4000
+        assert spread == pytest.approx(0.08**2, rel=5 * math.sqrt(2 / 4000))
+    product = math.fsum(a * b for a, b in zip(*offsets)) / 4000
+    assert abs(product) < 5 * 0.08**2 / math.sqrt(4000)
 
 
-def test_moments(script):
-    centre, covariance = script.moments([[0.0, 1.0], [2.0, 1.0], [4.0, 7.0], [2.0, 3.0]])
-    assert centre == [2.0, 3.0]
-    assert covariance == [[2.0, 3.0], [3.0, 6.0]]
-    assert script.moments([[1.5, -2.0]]) == ([1.5, -2.0], [[0.0, 0.0], [0.0, 0.0]])
+def test_near_means_nearly_all_data(script):
+    """The distance to the curve is that of the jitter across it: half a normal of std 0.08."""
+    random.seed(5)
+    curve = script.make_curve()
+    distances = [script.curve_distance(point, curve) for point in script.make_points(400, curve)]
+    assert math.fsum(distances) / 400 == pytest.approx(0.08 * math.sqrt(2 / math.pi), rel=0.12)
+    assert script.near_distance == pytest.approx(2.6 * script.jitter, abs=0.005)
 
 
-# The forward process
+# --- the forward process ---
 
 
-def test_schedule(script):
-    betas, alpha_bars = script.make_schedule()
-    assert len(betas) == len(alpha_bars) == T + 1 == script.num_timesteps + 1
-    assert betas[1] == 0.01
-    assert betas[T] == pytest.approx(0.3, abs=1e-15)
-    assert [b - a for a, b in zip(betas[1:], betas[2:])] == pytest.approx([0.29 / 29] * 29)
-    assert (betas[0], alpha_bars[0]) == (0.0, 1.0)
-    for t in range(1, T + 1):
-        product = math.prod(1 - (0.01 + 0.01 * s) for s in range(t))
-        assert alpha_bars[t] == pytest.approx(product, rel=1e-12)
+def test_schedule(script, schedule):
+    betas = script.make_betas()
+    alpha_bars = script.make_alpha_bars(betas)
+    assert script.num_timesteps == T
+    assert betas == pytest.approx(schedule[0], abs=1e-15)
+    assert alpha_bars == pytest.approx(schedule[1], rel=1e-12)
+    assert len(alpha_bars) == T + 1
     assert alpha_bars[T] < 0.01  # sampling starts from N(0, 1), so nearly no signal may be left
+    assert script.make_alpha_bars([0.0, 0.5, 0.2]) == pytest.approx([1, 0.5, 0.4])
 
 
-def test_one_jump_has_mean_and_variance_of_all_steps(script):
+def test_standard_noise(script):
+    random.seed(2)
+    draws = [script.standard_noise() for _ in range(4000)]
+    for values in zip(*draws):
+        assert abs(math.fsum(values) / 4000) < 5 / math.sqrt(4000)
+        assert math.fsum(c * c for c in values) / 4000 == pytest.approx(
+            1, rel=5 * math.sqrt(2 / 4000)
+        )
+    assert abs(math.fsum(a * b for a, b in draws) / 4000) < 5 / math.sqrt(4000)
+
+
+def test_the_examples_of_the_docstrings(script):
+    assert script.add_noise([1.0, 0.0], [0.5, -1.0], 0.64) == pytest.approx([1.1, -0.6])
+    mu = script.reverse_mean([1.1, -0.6], [0.5, -1.0], 0.19, 0.64)
+    assert mu == pytest.approx([1.046, -0.315], abs=5e-4)
+
+
+def test_one_jump_has_mean_and_variance_of_all_steps(script, schedule):
     """Mean and variance of x_t = sqrt(1 - beta) x_{t-1} + sqrt(beta) n, followed step by step."""
-    betas, alpha_bars = script.make_schedule()
+    betas, alpha_bars = schedule
     x0, mean, variance = 1.7, 1.7, 0.0
     for t in range(1, T + 1):
         mean *= math.sqrt(1 - betas[t])
@@ -104,9 +125,9 @@ def test_one_jump_has_mean_and_variance_of_all_steps(script):
 
 
 @pytest.mark.parametrize("t", [1, 5, 12, T])
-def test_one_jump_is_distributed_as_all_steps(script, t):
+def test_one_jump_is_distributed_as_all_steps(script, schedule, t):
     """The same by Monte Carlo, within five standard errors."""
-    betas, alpha_bars = script.make_schedule()
+    betas, alpha_bars = schedule
     rng = random.Random(t)
     n, x0 = 4000, -1.3
     walked, jumped = [x0] * n, []
@@ -121,8 +142,8 @@ def test_one_jump_is_distributed_as_all_steps(script, t):
     assert abs(variances[0] / variances[1] - 1) < 5 * math.sqrt(2 * 2 / n)
 
 
-def test_noise_replaces_signal_at_constant_variance(script):
-    _, alpha_bars = script.make_schedule()
+def test_noise_replaces_signal_at_constant_variance(script, schedule):
+    _, alpha_bars = schedule
     for alpha_bar in alpha_bars:
         (signal,), (noise,) = (script.add_noise(*v, alpha_bar) for v in (([1], [0]), ([0], [1])))
         assert signal**2 + noise**2 == pytest.approx(1)
@@ -130,7 +151,7 @@ def test_noise_replaces_signal_at_constant_variance(script):
     assert script.add_noise([0.3, -2.0], [5.0, 5.0], 1.0) == [0.3, -2.0]  # t = 0 is the data
 
 
-# The network
+# --- the network ---
 
 
 def test_time_embedding(script):
@@ -141,7 +162,7 @@ def test_time_embedding(script):
             wave = math.e**z
             expected += [wave.imag, wave.real]
         assert script.time_embedding(t) == pytest.approx(expected, abs=1e-12)
-    assert len(expected) == script.n_embd
+    assert len(expected) == script.num_time_features
 
 
 def test_time_embeddings_are_distinct_and_neighbours_alike(script):
@@ -155,7 +176,7 @@ def test_time_embeddings_are_distinct_and_neighbours_alike(script):
         assert distance(t, t + 1) < distance(t, t + 5)
 
 
-SHAPES = {"fc0": (18, 11), "fc1": (18, 18), "fc2": (18, 18), "out": (2, 18)}
+SHAPES = {"layer0": (18, 11), "layer1": (18, 18), "layer2": (18, 18), "out": (2, 18)}
 
 
 def some_weights():
@@ -165,10 +186,10 @@ def some_weights():
 
 def test_model_shapes_and_scale(script):
     random.seed(3)
-    model = lower(script.init_model())
+    model = script.init_network()
     shapes = {name: (len(matrix), len(matrix[0])) for name, matrix in model.items()}
     assert shapes == SHAPES
-    for name in ("fc0", "fc1", "fc2"):
+    for name in ("layer0", "layer1", "layer2"):
         squares = [x * x for x in flat(model[name])]
         expected = 1 / shapes[name][1]
         assert math.fsum(squares) / len(squares) == pytest.approx(expected, rel=0.35)
@@ -177,8 +198,8 @@ def test_model_shapes_and_scale(script):
 
 def test_network_against_its_formula(script):
     w, x, t = some_weights(), [0.4, -1.1], 7
-    h = [math.tanh(z) for z in matvec(w["fc0"], x + script.time_embedding(t) + [1.0])]
-    for name in ("fc1", "fc2"):
+    h = [math.tanh(z) for z in matvec(w["layer0"], x + script.time_embedding(t) + [1.0])]
+    for name in ("layer1", "layer2"):
         h = [a + math.tanh(z) for a, z in zip(h, matvec(w[name], h))]
     assert script.predict_noise(w, x, t) == pytest.approx(matvec(w["out"], h), abs=1e-12)
 
@@ -189,12 +210,12 @@ def test_network_knows_the_time(script):
     assert len(guesses) == T
 
 
-# Training
+# --- training ---
 
 
-def test_loss_of_a_known_guess(script, monkeypatch):
+def test_loss_of_a_known_guess(script, schedule, monkeypatch):
     """The network is shown x_t and t, and judged by the noise that is in x_t."""
-    _, alpha_bars = script.make_schedule()
+    _, alpha_bars = schedule
     seen = []
     monkeypatch.setattr(
         script, "predict_noise", lambda model, x, t: seen.append((x, t)) or [0.5, -0.5]
@@ -207,8 +228,8 @@ def test_loss_of_a_known_guess(script, monkeypatch):
     assert t == 4
 
 
-def test_gradient_equals_finite_differences(script):
-    _, alpha_bars = script.make_schedule()
+def test_gradient_equals_finite_differences(script, schedule):
+    _, alpha_bars = schedule
     weights = some_weights()
     model = lift(script, weights)
     args = [0.6, -1.2], 9, [-0.8, 0.3], alpha_bars
@@ -219,8 +240,8 @@ def test_gradient_equals_finite_differences(script):
     assert found == pytest.approx(expected, rel=1e-5, abs=1e-8)
 
 
-def test_floats_and_values_give_the_same_loss(script):
-    _, alpha_bars = script.make_schedule()
+def test_floats_and_values_give_the_same_loss(script, schedule):
+    _, alpha_bars = schedule
     weights = some_weights()
     args = [0.6, -1.2], 9, [-0.8, 0.3], alpha_bars
     loss = script.noise_loss(weights, *args)
@@ -228,8 +249,8 @@ def test_floats_and_values_give_the_same_loss(script):
     assert loss == script.noise_loss(lift(script, weights), *args).data
 
 
-def test_a_step_takes_each_t_once_with_fresh_noise(script, monkeypatch):
-    _, alpha_bars = script.make_schedule()
+def test_a_step_takes_each_t_once_with_fresh_noise(script, schedule, monkeypatch):
+    _, alpha_bars = schedule
     points = [[float(i), -float(i)] for i in range(500)]
     calls = []
     original = script.noise_loss
@@ -247,7 +268,6 @@ def test_a_step_takes_each_t_once_with_fresh_noise(script, monkeypatch):
     assert len(set(chosen)) > 45
     assert {list(x)[0] for x in chosen} <= {x for x, _ in points}
     drawn = [c for eps in noises for c in eps]
-    assert len(set(drawn)) == 120
     assert abs(math.fsum(drawn) / 120) < 5 / math.sqrt(120)
     assert math.fsum(c * c for c in drawn) / 120 == pytest.approx(1, abs=5 * math.sqrt(2 / 120))
 
@@ -281,25 +301,25 @@ def test_training_takes_steps_of_adam_at_a_falling_rate(script, monkeypatch):
 
 
 @pytest.mark.slow
-def test_training_on_a_single_point_learns_its_noise(script):
+def test_training_on_a_single_point_learns_its_noise(script, schedule):
     """The exact guess is (x_t - sqrt(alpha_bar) x0) / sqrt(1 - alpha_bar): linear, so learnable."""
-    _, alpha_bars = script.make_schedule()
+    _, alpha_bars = schedule
     random.seed(1)
     steps = script.train(lift(script, some_weights()), [[0.5, -0.5]], alpha_bars)
     losses = list(itertools.islice(steps, 25))
     assert math.fsum(losses[-5:]) / 5 < 0.25 < losses[0]
 
 
-# The reverse process
+# --- the reverse process ---
 
 
-def test_reverse_step_follows_the_posterior(script):
+def test_reverse_mean_is_that_of_the_posterior(script, schedule):
     """Mean of q(x_{t-1} | x_t, x0) from Bayes' rule on the two Gaussians, x0 as the noise implies.
 
     N(x_{t-1}; sqrt(abar_{t-1}) x0, 1 - abar_{t-1}) times N(x_t; sqrt(alpha_t) x_{t-1}, beta_t):
     precisions add, means are weighted by them.
     """
-    betas, alpha_bars = script.make_schedule()
+    betas, alpha_bars = schedule
     rng = random.Random(4)
     for t in range(2, T + 1):
         x, eps = ([rng.gauss(0, 1) for _ in range(2)] for _ in range(2))
@@ -310,15 +330,31 @@ def test_reverse_step_follows_the_posterior(script):
             prior, likelihood = 1 / (1 - before), alpha / betas[t]
             top = prior * math.sqrt(before) * x0 + likelihood * xi / math.sqrt(alpha)
             expected.append(top / (prior + likelihood))
-        random.seed(t)
-        got = script.reverse_step(x, eps, t, betas, alpha_bars)
-        random.seed(t)
-        noise = [math.sqrt(betas[t]) * random.gauss(0, 1) for _ in range(2)]
-        assert got == pytest.approx([m + n for m, n in zip(expected, noise)], abs=1e-12)
+        assert script.reverse_mean(x, eps, betas[t], abar) == pytest.approx(expected, abs=1e-12)
 
 
-def test_reverse_step_adds_noise_of_variance_beta(script):
-    betas, alpha_bars = script.make_schedule()
+def test_reverse_mean_is_the_average_of_what_led_there(script, schedule):
+    """By simulation: among walks from x0 that are near x_t at t, the mean position at t - 1."""
+    betas, alpha_bars = schedule
+    rng = random.Random(5)
+    t, x0, goal, width = 8, 0.7, 0.2, 0.05
+    before = []
+    for _ in range(25000):
+        noise = rng.gauss(0, 1)
+        earlier = math.sqrt(alpha_bars[t - 1]) * x0 + math.sqrt(1 - alpha_bars[t - 1]) * noise
+        later = math.sqrt(1 - betas[t]) * earlier + math.sqrt(betas[t]) * rng.gauss(0, 1)
+        if abs(later - goal) < width:
+            before.append(earlier)
+    assert len(before) > 500
+    eps = (goal - math.sqrt(alpha_bars[t]) * x0) / math.sqrt(1 - alpha_bars[t])
+    (mu,) = script.reverse_mean([goal], [eps], betas[t], alpha_bars[t])
+    average = math.fsum(before) / len(before)
+    spread = math.sqrt(math.fsum((c - average) ** 2 for c in before) / len(before))
+    assert abs(average - mu) < 5 * spread / math.sqrt(len(before))
+
+
+def test_reverse_step_adds_noise_of_variance_beta(script, schedule):
+    betas, alpha_bars = schedule
     n = 4000
     for t in (2, 17, T):
         random.seed(t)
@@ -332,8 +368,8 @@ def test_reverse_step_adds_noise_of_variance_beta(script):
         assert variance == pytest.approx(betas[t], rel=5 * math.sqrt(2 / n))
 
 
-def test_last_step_adds_no_noise(script):
-    betas, alpha_bars = script.make_schedule()
+def test_last_step_adds_no_noise(script, schedule):
+    betas, alpha_bars = schedule
     state = random.getstate()
     first = script.reverse_step([0.3, -0.4], [1.0, 0.5], 1, betas, alpha_bars)
     assert random.getstate() == state
@@ -344,9 +380,9 @@ def test_last_step_adds_no_noise(script):
     )
 
 
-def test_sampler_lands_on_a_single_point(script, monkeypatch):
+def test_sampler_lands_on_a_single_point(script, schedule, monkeypatch):
     """With the exact noise for data that is one point, every sample is that point."""
-    betas, alpha_bars = script.make_schedule()
+    betas, alpha_bars = schedule
     target = [0.9, -1.4]
     times = []
 
@@ -358,16 +394,16 @@ def test_sampler_lands_on_a_single_point(script, monkeypatch):
     monkeypatch.setattr(script, "predict_noise", exact)
     for seed in range(5):
         random.seed(seed)
-        path = script.sample({}, betas, alpha_bars)
-        assert len(path) == T + 1
-        assert path[-1] == pytest.approx(target, abs=1e-9)
+        path = script.sample_path({}, betas, alpha_bars)
+        assert list(path) == [*range(T, -1, -1)]
+        assert path[0] == pytest.approx(target, abs=1e-9)
     assert times == [*range(T, 0, -1)] * 5
 
 
-def test_sampler_of_a_gaussian_has_its_moments(script, monkeypatch):
+def test_sampler_of_a_gaussian_has_its_moments(script, schedule, monkeypatch):
     """For x0 ~ N(m, s^2) the best guess is known. Mean and variance follow its own recursion."""
-    betas, alpha_bars = script.make_schedule()
-    m, s, n = 0.5, 0.6, 3000
+    betas, alpha_bars = schedule
+    m, s, n = 0.5, 0.6, 1500
 
     def slope_and_offset(t):  # E[eps | x_t] = slope * x_t + offset
         total = alpha_bars[t] * s * s + 1 - alpha_bars[t]
@@ -380,7 +416,7 @@ def test_sampler_of_a_gaussian_has_its_moments(script, monkeypatch):
 
     monkeypatch.setattr(script, "predict_noise", best)
     random.seed(9)
-    ends = [c for _ in range(n // 2) for c in script.sample({}, betas, alpha_bars)[-1]]
+    ends = [c for _ in range(n // 2) for c in script.sample_path({}, betas, alpha_bars)[0]]
     mean, variance = 0.0, 1.0
     for t in range(T, 0, -1):
         slope, offset = slope_and_offset(t)
@@ -397,42 +433,82 @@ def test_sampler_of_a_gaussian_has_its_moments(script, monkeypatch):
     )
 
 
-def test_sampling_starts_from_unit_noise(script):
-    betas, alpha_bars = script.make_schedule()
+def test_sampling_starts_from_noise_and_goes_step_by_step(script, schedule):
+    betas, alpha_bars = schedule
     w = some_weights()
     random.seed(3)
     state = random.getstate()
-    path = script.sample(w, betas, alpha_bars)
+    path = script.sample_path(w, betas, alpha_bars)
     random.setstate(state)
-    assert path[0] == [random.gauss(0, 1), random.gauss(0, 1)]
-    assert path[1] == script.reverse_step(
-        path[0], script.predict_noise(w, path[0], T), T, betas, alpha_bars
+    assert path[T] == [random.gauss(0, 1), random.gauss(0, 1)]
+    for t in range(T, 0, -1):
+        guess = script.predict_noise(w, path[t], t)
+        mu = script.reverse_mean(path[t], guess, betas[t], alpha_bars[t])
+        if t > 1:
+            std = math.sqrt(betas[t])
+            mu = [mu[0] + std * random.gauss(0, 1), mu[1] + std * random.gauss(0, 1)]
+        assert path[t - 1] == pytest.approx(mu, abs=1e-12)
+
+
+# --- the measures ---
+
+
+def test_one_jump_undoes_add_noise(script, schedule, monkeypatch):
+    _, alpha_bars = schedule
+    asked = []
+    monkeypatch.setattr(
+        script, "predict_noise", lambda model, x, t: asked.append((x, t)) or [0.7, -1.2]
     )
+    for t in (1, 9, T):
+        x_t = script.add_noise([0.4, -1.5], [0.7, -1.2], alpha_bars[t])
+        assert script.one_jump({}, x_t, t, alpha_bars) == pytest.approx([0.4, -1.5])
+        assert asked.pop() == (x_t, t)
 
 
-# The measures
+def test_mean_loss_at(script, schedule, monkeypatch):
+    """A guess of zero costs the variance of the noise, 1, at every t. Each point is used once."""
+    _, alpha_bars = schedule
+    points = [[0.001 * i, 0.5] for i in range(3000)]
+    monkeypatch.setattr(script, "predict_noise", lambda model, x, t: [0.0, 0.0])
+    random.seed(1)
+    loss = script.mean_loss_at({}, points, 5, alpha_bars)
+    assert loss == pytest.approx(1, abs=5 / math.sqrt(3000))  # eps^2 / 2, summed: a std of 1
+    seen = []
+    monkeypatch.setattr(
+        script, "noise_loss", lambda model, x_0, t, *_: seen.append((x_0, t)) or x_0[0]
+    )
+    assert script.mean_loss_at({}, points, 5, alpha_bars) == pytest.approx(0.001 * 2999 / 2)
+    assert seen == [(point, 5) for point in points]
 
 
-def test_curve_distance_against_brute_force(script):
-    """The shipped resolution against a curve of 5,000 points."""
-    random.seed(8)
-    _, curve, gap = script.make_data(500)
-    scale = 2 * math.pi / gap
-    centre = [c - scale * d for c, d in zip(script.spiral(0.0), curve[0])]
-    fine = [[(c - m) / scale for c, m in zip(script.spiral(i / 4999), centre)] for i in range(5000)]
+def test_moments(script):
+    points = [[0.0, 1.0], [2.0, 1.0], [4.0, 7.0], [2.0, 3.0]]
+    assert script.coordinates(points, 0) == [0.0, 2.0, 4.0, 2.0]
+    assert script.coordinates(points, 1) == [1.0, 1.0, 7.0, 3.0]
+    assert script.variance(points, 0) == 2.0
+    assert script.variance(points, 1) == 6.0
+    assert script.covariance(points) == 3.0
+    assert script.variance([[1.5, -2.0]], 1) == 0.0
+
+
+def test_curve_distance(script, monkeypatch):
+    """The resolution of the curve against one of 5,000 points."""
+    coarse = script.make_curve()
+    monkeypatch.setattr(script, "num_curve_points", 5000)
+    fine = script.make_curve()
     rng = random.Random(1)
     for _ in range(40):
-        x, y = rng.gauss(0, 1), rng.gauss(0, 1)
-        exact = min(math.sqrt((x - a) ** 2 + (y - b) ** 2) for a, b in fine)
-        assert exact - 1e-9 <= script.curve_distance([x, y], curve) <= exact + 0.012
-    assert script.curve_distance([3.0, 4.0], [[0.0, 0.0]]) == 5.0
-    assert script.curve_distance(curve[7], curve) == 0.0
+        point = [rng.gauss(0, 1), rng.gauss(0, 1)]
+        exact = min(math.dist(point, place) for place in fine)
+        assert script.curve_distance(point, coarse) == pytest.approx(exact, abs=0.015)
+    assert script.curve_distance([3.0, 4.0], [[0.0, 0.0], [9.0, 9.0]]) == 5.0
+    assert script.curve_distance(coarse[7], coarse) == 0.0
 
 
 def test_near_rate(script):
     curve = [[0.0, 0.0], [10.0, 0.0]]
-    points = [[0.0, 0.9], [0.0, -1.1], [10.9, 0.0], [5.0, 0.0]]
-    assert script.near_rate(points, curve, 8.0) == 0.5  # within an eighth of 8
+    points = [[0.0, 0.2], [0.0, -0.22], [10.2, 0.0], [5.0, 0.0]]
+    assert script.near_rate(points, curve) == 0.5  # within 0.21
 
 
 def test_gaussian_like(script):
@@ -442,7 +518,17 @@ def test_gaussian_like(script):
     random.seed(7)
     clone = script.gaussian_like(points)
     assert len(clone) == len(points)
-    (a, cov_a), (b, cov_b) = script.moments(points), script.moments(clone)
+
+    def moments(cloud):
+        axes = list(zip(*cloud))
+        means = [math.fsum(axis) / 8000 for axis in axes]
+        offsets = [[c - m for c in axis] for axis, m in zip(axes, means)]
+        products = [
+            [math.fsum(a * b for a, b in zip(p, q)) / 8000 for q in offsets] for p in offsets
+        ]
+        return means, products
+
+    (a, cov_a), (b, cov_b) = moments(points), moments(clone)
     for i in range(2):
         assert abs(a[i] - b[i]) < 5 * math.sqrt(cov_a[i][i] / 8000)
         for j in range(2):
@@ -450,13 +536,27 @@ def test_gaussian_like(script):
             assert abs(cov_a[i][j] - cov_b[i][j]) < 5 * error
 
 
-def test_moment_errors(script):
+def test_errors_of_mean_and_variance(script):
     points = [[-1.0, -2.0], [1.0, 2.0], [-1.0, 2.0], [1.0, -2.0]]  # means 0, variances 1 and 4
-    assert script.moment_errors(points, points) == (0.0, 0.0)
+    assert script.mean_error(points, points) == 0.0
+    assert script.variance_error(points, points) == 0.0
     moved = [[x + 0.1, y - 0.4] for x, y in points]
-    assert script.moment_errors(moved, points) == pytest.approx((0.2, 0.0))
+    assert script.mean_error(moved, points) == pytest.approx(0.2)
+    assert script.variance_error(moved, points) == pytest.approx(0.0)
     wider = [[1.1 * x, 0.5 * y] for x, y in points]
-    assert script.moment_errors(wider, points) == pytest.approx((0.0, 0.75))
+    assert script.mean_error(wider, points) == pytest.approx(0.0)
+    assert script.variance_error(wider, points) == pytest.approx(0.75)
+    assert script.variance_error(points, wider) == pytest.approx(3.0)
+
+
+def test_the_worked_example_draws_no_random_number(script, schedule, capsys):
+    state = random.getstate()
+    script.show_to_noise([0.5, 1.5], [1.0, -0.5], schedule[1])
+    script.show_one_step_back([0.5, 1.5], [1.0, -0.5], 10, *schedule)
+    assert random.getstate() == state
+    shown = capsys.readouterr().out
+    x_t = script.add_noise([0.5, 1.5], [1.0, -0.5], schedule[1][10])
+    assert f"{x_t[0]:5.2f}, {x_t[1]:5.2f}" in shown
 
 
 def test_drawings(script, capsys):

@@ -3,41 +3,34 @@
 import itertools
 import math
 import random
+import re
+from types import SimpleNamespace
 
 import pytest
-from support.numbers import adam, gaussian, matvec, slopes, softmax
+from support.numbers import (
+    adam,
+    flat,
+    gaussian,
+    gradients,
+    lift,
+    lower,
+    matvec,
+    pick,
+    places,
+    slopes,
+    softmax,
+)
+from support.scripts import load
 
 TEXTS = ["the cat sat", "the dog sat and the dog ran", "a cat and a dog and a cat", "", "the owl"]
 
 
-def test_the_reader_loses_next_to_nothing_of_what_is_found(run):
+def test_what_a_text_gives_is_lost_by_retrieval_and_not_by_reading(run):
     m = run.metrics
-    assert m["queries"] >= 200
+    assert m["questions"] == 400
     assert m["with_retrieval"] > 0.8
-    assert m["right_document"] > 0.95
-
-
-def test_weights_alone_know_what_training_asked_for_often(run):
-    m = run.metrics
-    assert m["often_without_retrieval"] > m["without_retrieval"] + 0.10 > 0.10
-
-
-def test_a_wrong_document_makes_a_wrong_answer(run):
-    m = run.metrics
-    assert m["wrong_document"] < 0.1
-    assert m["wrong_document_copied"] > 0.9
-
-
-def test_documents_added_after_training_are_read_like_the_others(run):
-    m = run.metrics
-    assert m["new_queries"] >= 200
-    assert m["new_documents"] > 0.8
-    assert m["new_without_retrieval"] < 0.02
+    assert m["with_retrieval"] > m["retrieval_accuracy"] - 0.05
     assert m["new_documents"] > m["new_retrieval_accuracy"] - 0.05
-
-
-def test_with_a_text_the_reader_invents_fewer_names(run):
-    assert run.metrics["invented_with"] < run.metrics["invented_without"] - 0.5
 
 
 # --- BM25 ---
@@ -67,11 +60,12 @@ def test_bm25_against_brute_force(script):
         texts = [" ".join(rng.choices(words, k=rng.randrange(15))) for _ in range(25)]
         query = " ".join(rng.choices([*words, "unknown"], k=5))
         expected = brute_force_scores(texts, query)
-        found = script.search(script.build_index(texts), query, len(texts))
-        assert len(found) == len([score for score in expected if score > 0])
-        for score, document in found:
-            assert score == pytest.approx(expected[document], rel=1e-12)
-        assert found == sorted(found, key=lambda pair: (-pair[0], pair[1]))
+        index = script.build_index(texts)
+        scores = script.bm25_scores(index, query)
+        positive = {d: score for d, score in enumerate(expected) if score > 0}
+        assert scores == pytest.approx(positive, rel=1e-12)
+        best_first = sorted(scores, key=lambda document: (-scores[document], document))
+        assert script.search(index, query, len(texts)) == best_first
 
 
 def test_bm25_worked_by_hand(script):
@@ -85,14 +79,15 @@ def test_bm25_worked_by_hand(script):
     index = script.build_index(["red car", "red fish red sea", "one two three"])
     assert script.idf(index, "red") == pytest.approx(math.log(1.6))
     assert script.idf(index, "fish") == pytest.approx(math.log(8 / 3))
-    (first, one), (second, zero) = script.search(index, "red fish", 5)
-    assert (one, zero) == (1, 0)
-    assert first == pytest.approx(0.59086 + 0.86313, abs=1e-5)
-    assert second == pytest.approx(0.54421, abs=1e-5)
+    assert script.term_score(index, "red", 1) == pytest.approx(0.59086, abs=1e-5)
+    assert script.term_score(index, "fish", 1) == pytest.approx(0.86313, abs=1e-5)
+    scores = script.bm25_scores(index, "red fish")
+    assert scores == pytest.approx({0: 0.54421, 1: 0.59086 + 0.86313}, abs=1e-5)
+    assert script.search(index, "red fish", 5) == [1, 0]
 
 
 def score_of(script, index, query, document):
-    return {d: score for score, d in script.search(index, query, 99)}[document]
+    return script.bm25_scores(index, query)[document]
 
 
 def test_a_repeated_term_gains_less_each_time(script):
@@ -102,14 +97,14 @@ def test_a_repeated_term_gains_less_each_time(script):
     gains = [b - a for a, b in itertools.pairwise([0.0, *scores])]
     assert all(0 < later < earlier for earlier, later in itertools.pairwise(gains))
     assert scores[0] == pytest.approx(script.idf(index, "gold"))  # average length: tf part is 1
-    assert scores[-1] < script.idf(index, "gold") * (script.k1 + 1)
+    assert scores[-1] < script.idf(index, "gold") * (script.bm25_k1 + 1)
 
 
 def test_a_long_document_needs_a_term_more_often(script, monkeypatch):
     texts = ["gold a b", "gold a b c d e f g h", "x y z"]
     index = script.build_index(texts)
     assert score_of(script, index, "gold", 0) > 1.3 * score_of(script, index, "gold", 1)
-    monkeypatch.setattr(script, "b", 0.0)
+    monkeypatch.setattr(script, "bm25_b", 0.0)
     assert score_of(script, index, "gold", 0) == score_of(script, index, "gold", 1)
 
 
@@ -119,19 +114,25 @@ def test_rare_terms_count_more(script):
     assert weights == sorted(weights, reverse=True)
     assert weights[-1] > 0  # even in four of five documents
     assert weights[1] == pytest.approx(math.log(1 + 4.5 / 1.5))
-    assert script.search(script.build_index(["a a", "z a"]), "a z", 1)[0][1] == 1
+    assert script.search(script.build_index(["a a", "z a"]), "a z", 1) == [1]
 
 
 def test_ties_keep_the_order_of_entry(script):
     index = script.build_index(["x", "a b", "b a", "a b"])
-    found = script.search(index, "b a", 4)
-    assert [document for _, document in found] == [1, 2, 3]
-    assert len({score for score, _ in found}) == 1
+    assert script.search(index, "b a", 4) == [1, 2, 3]
+    assert len(set(script.bm25_scores(index, "b a").values())) == 1
+    index = script.build_index(["a", "x y", "a b"])
+    assert script.search(index, "y b a", 3) == [2, 1, 0]
+    index = script.build_index(["y", "x", "x"])  # "x" is met first, and "y" is rarer
+    assert script.search(index, "x y", 3) == [0, 1, 2]
+    index = script.build_index(["y", "x"])  # met in the order of the query, equal scores
+    assert script.search(index, "x y", 2) == [0, 1]
 
 
 def test_a_term_repeated_in_the_query_counts_once(script):
     index = script.build_index(TEXTS)
-    assert script.search(index, "dog cat dog", 9) == script.search(index, "dog cat", 9)
+    repeated = script.bm25_scores(index, "dog cat dog")
+    assert repeated == script.bm25_scores(index, "dog cat") != {}
 
 
 def test_case_and_punctuation_are_no_part_of_a_term(script):
@@ -147,7 +148,8 @@ def test_documents_are_found_as_soon_as_they_are_added(script):
     for text in TEXTS[2:]:
         script.add_document(index, text)
     assert index == script.build_index(TEXTS)
-    assert [document for _, document in script.search(index, "owl", 3)] == [4]
+    assert script.search(index, "owl", 3) == [4]
+    assert script.best_text(index, "owl") == TEXTS[4]
 
 
 def test_search_visits_postings_only(script):
@@ -155,14 +157,14 @@ def test_search_visits_postings_only(script):
     assert index["postings"]["dog"] == {1: 2, 2: 1}
     assert index["lengths"] == [3, 7, 8, 0, 2]
     index["texts"] = [None] * 5  # never looked at: the index is enough
-    assert [document for _, document in script.search(index, "dog", 9)] == [1, 2]
+    assert script.search(index, "dog", 9) == [1, 2]
 
 
 def test_a_query_without_a_known_term_finds_nothing(script):
     index = script.build_index(TEXTS)
     for query in ("zebra", "", "?!"):
         assert script.search(index, query, 3) == []
-        assert script.retrieve(index, query) == (None, "")
+        assert script.best_text(index, query) == ""
 
 
 def test_k_larger_than_the_collection(script):
@@ -175,176 +177,251 @@ def test_k_larger_than_the_collection(script):
 def test_empty_documents_and_an_empty_index(script):
     assert script.search(script.build_index([]), "cat", 3) == []
     assert script.search(script.build_index(["", ""]), "cat", 3) == []
-    found = script.search(script.build_index(["", "cat"]), "cat", 3)
-    assert [document for _, document in found] == [1]
+    assert script.search(script.build_index(["", "cat"]), "cat", 3) == [1]
+
+
+def test_the_figures_in_the_comments_about_bm25(script):
+    """Saturation, a text of twice the average length, and idf for 100 documents."""
+    factors = []
+    for tf in (1, 2, 3, 10, 10**9):
+        index = {"postings": {"x": {0: tf}}, "lengths": [7, 7], "texts": ["", ""]}
+        factors.append(round(script.term_score(index, "x", 0) / script.idf(index, "x"), 2))
+    assert factors == [1.0, 1.38, 1.57, 1.96, 2.2]
+    index = {"postings": {"x": {0: 1}}, "lengths": [8, 0], "texts": ["", ""]}
+    factor = script.term_score(index, "x", 0) / script.idf(index, "x")
+    assert round(factor, 2) == 0.71
+    for df, expected in ((1, 4.21), (10, 2.26), (50, 0.69), (100, 0.005)):
+        index = {"postings": {"x": dict.fromkeys(range(df), 1)}, "texts": [""] * 100}
+        assert script.idf(index, "x") == pytest.approx(expected, abs=0.005)
 
 
 # --- data ---
 
 
-@pytest.fixture
-def data(script):
+@pytest.fixture(scope="module")
+def data():
+    script = load("microrag")
     random.seed(5)
-    taken = set()
+    taken = set(script.WORDS_LIKE_NAMES)
     paragraphs = script.make_paragraphs(script.num_documents, taken)
-    return paragraphs, script.make_examples(paragraphs), script.make_queries(paragraphs), taken
+    return SimpleNamespace(
+        paragraphs=paragraphs,
+        batches=script.make_batches(paragraphs),
+        tasks=script.make_tasks(paragraphs, range(len(paragraphs))),
+        taken=taken,
+    )
+
+
+def test_invented_names_have_their_form(script):
+    random.seed(1)
+    taken = set()
+    names = [script.invent(taken) for _ in range(400)]
+    assert taken == set(names)
+    assert len(taken) == 400
+    for name in names:
+        kinds = "".join("V" if letter in "aeiou" else "C" for letter in name)
+        assert kinds in ("CVCV", "CVCVC")
+        assert set(name[4:]) <= set("lnrst")
+    assert sum(len(name) == 5 for name in names) == pytest.approx(320, abs=40)
+
+
+def test_no_name_is_a_word_of_a_text_or_question(script):
+    """Every word that could be invented is among WORDS_LIKE_NAMES."""
+    templates = [*script.MENTIONS, *script.FRAMES, *script.THINGS, *script.LOOKS, "i saw the it is"]
+    for group in (*script.STATEMENTS.values(), *script.NOUNS.values()):
+        templates += group
+    fields = {"name": "", "noun": "", "city": ""}
+    words = script.terms(" ".join(template.format(**fields) for template in templates))
+    shape = "[bdfgklmnrstvz][aeiou][bdfgklmnrstvz][aeiou][lnrst]?"
+    assert {word for word in words if re.fullmatch(shape, word)} == set(script.WORDS_LIKE_NAMES)
+
+
+def test_the_word_in_front_tells_the_fact(script):
+    """All statements and mentions differ in the word in front of the name."""
+    templates = [*script.MENTIONS]
+    for group in script.STATEMENTS.values():
+        templates += group
+    cues = [template.split("{")[0].split()[-1] for template in templates]
+    assert len(set(cues)) == len(cues) == 10
 
 
 def test_names_are_unique_and_fit_the_reader(script, data):
-    paragraphs, *_, taken = data
-    added = script.make_paragraphs(40, taken)
-    cities = [p["city"] for p in paragraphs + added]
-    own = [n for p in paragraphs + added for r, n in p["facts"].items() if r != "country"]
-    countries = [{p["facts"]["country"] for p in group} for group in (paragraphs, added)]
+    added = script.make_paragraphs(40, data.taken)
+    cities = [p["city"] for p in data.paragraphs + added]
+    own = [n for p in data.paragraphs + added for r, n in p["facts"].items() if r != "country"]
+    countries = [{p["facts"]["country"] for p in group} for group in (data.paragraphs, added)]
     assert len({*cities, *own, *countries[0], *countries[1]}) == (
         len(cities) + len(own) + sum(map(len, countries))
     )
-    for name in taken:
+    assert all(1 < len(group) <= script.num_countries for group in countries)
+    for name in data.taken:
         assert len(name) < script.max_answer
-        assert set(name) <= set(script.CHARS[:-1])
+        assert set(name) <= set(script.CHARS) - {script.end_mark}
 
 
 def test_paragraphs_state_their_facts_in_one_of_two_ways(script, data):
-    for p in data[0]:
+    subjects = []
+    for p in data.paragraphs:
+        assert list(p["facts"]) == list(script.NOUNS) == list(script.STATEMENTS)
         sentences = p["text"].removesuffix(".").split(". ")
         assert sentences[0].startswith(p["city"] + " ")
         for relation, name in p["facts"].items():
-            ways = [way.format(name) for way in script.STATEMENTS[relation]]
+            ways = [way.format(name=name) for way in script.STATEMENTS[relation]]
             assert sum(s.split(" ", 1)[1] in ways for s in sentences) == 1
-    lengths = [len(p["text"].split()) for p in data[0]]
+        remarks = [s for s in sentences if s.startswith("the ")]
+        assert 1 <= len(remarks) <= 4
+        assert len(sentences) - len(remarks) == 6
+        subjects += [s.split()[0] for s in sentences[1:] if not s.startswith("the ")]
+    assert subjects.count("it") / len(subjects) == pytest.approx(0.4, abs=0.1)
+    lengths = [len(p["text"].split()) for p in data.paragraphs]
     assert max(lengths) > 1.3 * min(lengths)
 
 
-def test_a_citys_name_stands_in_other_paragraphs_too(script, data):
-    words = [set(script.terms(p["text"])) for p in data[0]]
-    assert all(p["city"] in own for p, own in zip(data[0], words))
-    texts_with = [sum(p["city"] in other for other in words) for p in data[0]]
-    assert sum(n > 1 for n in texts_with) > 50
+def test_a_paragraph_mentions_two_other_cities(script, data):
+    cities = {p["city"] for p in data.paragraphs}
+    for p in data.paragraphs:
+        assert len(cities & set(script.terms(p["text"])) - {p["city"]}) == 2
+    orders = {tuple(s.split()[1] for s in p["text"].split(". ")) for p in data.paragraphs}
+    assert len(orders) > 50
 
 
-def test_queries_neither_copy_a_paragraph_nor_contain_the_answer(script, data):
-    paragraphs, _, queries, _ = data
-    assert len(queries) == 400
-    words = {word for p in paragraphs for word in script.terms(p["text"])}
-    sentences = {s for p in paragraphs for s in p["text"].removesuffix(".").split(". ")}
-    for question, number, relation in queries:
-        asked = script.terms(question)
-        assert paragraphs[number]["city"] in asked
-        assert paragraphs[number]["facts"][relation] not in asked
-        assert not any(sentence in question for sentence in sentences)
-        nouns = set(asked) & set(script.NOUNS[relation])
+def test_tasks_neither_copy_a_paragraph_nor_contain_the_answer(script, data):
+    assert len(data.tasks) == 400
+    words = {word for p in data.paragraphs for word in script.terms(p["text"])}
+    sentences = {s for p in data.paragraphs for s in p["text"].removesuffix(".").split(". ")}
+    for task in data.tasks:
+        asked = script.terms(task["question"])
+        assert data.paragraphs[task["document"]]["city"] in asked
+        assert script.right_answer(data.paragraphs, task) not in asked
+        assert not any(sentence in task["question"] for sentence in sentences)
+        nouns = set(asked) & set(script.NOUNS[task["relation"]])
         assert len(nouns) == 1
         assert not nouns & words, "the noun of the question must not lead to a paragraph"
 
 
-def test_test_queries_are_worded_as_no_training_question(script, data):
+def test_tasks_are_about_the_documents_named(script, data):
+    tasks = script.make_tasks(data.paragraphs, [3, 1, 3])
+    assert [task["document"] for task in tasks] == [3] * 4 + [1] * 4 + [3] * 4
+    assert [task["relation"] for task in tasks] == list(script.NOUNS) * 3
+    facts = data.paragraphs[3]["facts"]
+    assert [script.right_answer(data.paragraphs, task) for task in tasks[:4]] == [*facts.values()]
+
+
+def test_tasks_are_worded_as_no_training_question(script, data):
     """Of 72 pairs of noun and frame 24 are held out. Each noun and each frame is in training."""
-    paragraphs, examples, queries, _ = data
-    cities = {p["city"] for p in paragraphs}
+    cities = {p["city"] for p in data.paragraphs}
 
     def wordings(questions):
-        asked = [script.terms(question.split(". ")[1]) for question, *_ in questions]
+        asked = [script.terms(question.split(". ")[1]) for question in questions]
         return {" ".join("CITY" if w in cities else w for w in words) for words in asked}
 
-    trained, tested = wordings(examples), wordings(queries)
+    trained = wordings([example["question"] for batch in data.batches for example in batch])
+    tested = wordings([task["question"] for task in data.tasks])
     assert (len(trained), len(tested)) == (48, 24)
     assert not trained & tested
     assert {w for q in tested for w in q.split()} <= {w for q in trained for w in q.split()}
+    # The table in the docstring of ask(): the second noun with the frames 1 and 4.
+    assert "which nation belongs to CITY" not in tested
+    assert {"name the nation of CITY", "i forgot the nation of CITY"} <= tested
 
 
-def test_half_of_the_examples_come_without_a_text(script, data):
-    paragraphs, examples, *_ = data
-    text_of = {p["text"]: p for p in paragraphs}
-    assert len(examples) == script.num_steps * script.batch_size
-    for i, (question, text, answer) in enumerate(examples):
-        assert (text == "") == (i % 2 == 1)
-        if text:
-            assert answer in text_of[text]["facts"].values()
-            assert text_of[text]["city"] in script.terms(question)
-    often = {p["city"] for p in paragraphs[: script.num_often]}
-    blind = [bool(often & set(script.terms(q))) for q, text, _ in examples if not text]
-    assert sum(blind) / len(blind) == pytest.approx(0.82, abs=0.05)
+def test_each_batch_has_a_question_with_its_text_and_one_without(script, data):
+    paragraph_of = {p["text"]: p for p in data.paragraphs}
+    by_city = {p["city"]: p for p in data.paragraphs}
+    often = {p["city"] for p in data.paragraphs[: script.num_often]}
+    blind_often, told_often = [], []
+    assert len(data.batches) == script.num_steps
+    for told, blind in data.batches:
+        paragraph = paragraph_of[told["text"]]
+        assert paragraph["city"] in script.terms(told["question"])
+        assert told["answer"] in paragraph["facts"].values()
+        assert blind["text"] == ""
+        (city,) = by_city.keys() & set(script.terms(blind["question"]))
+        assert blind["answer"] in by_city[city]["facts"].values()
+        blind_often.append(city in often)
+        told_often.append(paragraph["city"] in often)
+        for example in (told, blind):
+            noun = set(script.terms(example["question"])).intersection
+            (relation,) = [r for r, nouns in script.NOUNS.items() if noun(nouns)]
+            city = by_city[(by_city.keys() & set(script.terms(example["question"]))).pop()]
+            assert city["facts"][relation] == example["answer"]
+    assert sum(blind_often) / len(data.batches) == pytest.approx(0.82, abs=0.05)
+    assert sum(told_often) / len(data.batches) == pytest.approx(0.1, abs=0.05)
 
 
 # --- the reader ---
 
 QUESTION, TEXT, ANSWER = (
     "i saw it. what stream has vela?",
-    "vela lies on the tumor. it is.",
+    "vela stands beside tumor. it is.",
     "tumor",
 )
 
 
+def vocab_of(script):
+    """The words that a small reader knows, by hand. Row 0 is no word's."""
+    asked = dict.fromkeys([*script.terms(QUESTION), "name", "the", "feast"])
+    common = dict.fromkeys([*script.terms(TEXT), "on"])
+    return {
+        "question": {word: row for row, word in enumerate(asked, 1)},
+        "text": {word: row for row, word in enumerate(common, 1)},
+    }
+
+
 def small_weights(script):
-    """A float model that knows a few words, large enough that every part matters."""
-    asked = dict.fromkeys(["", *script.terms(QUESTION), "name", "the", "feast"])
-    common = dict.fromkeys(["", *script.terms(TEXT), "it", "is", "on"])
+    """A float model for vocab_of(), large enough that every part matters."""
+    vocab = vocab_of(script)
     n = script.n_embd
     shapes = {
-        "query": (asked, n),
-        "cue1": (common, n),
-        "cue2": (common, n),
-        "last": (script.CHARS, n),
-        "place": (range(script.max_answer), n),
-        "hidden": (range(script.n_hidden), n + len(script.CHARS) + n),
-        "output": (script.CHARS, script.n_hidden),
+        "question": (1 + len(vocab["question"]), n),
+        "cue": (1 + len(vocab["text"]), n),
+        "last": (len(script.CHARS), n),
+        "place": (script.max_answer, n),
+        "hidden": (script.n_hidden, n + len(script.CHARS) + n),
+        "output": (len(script.CHARS), script.n_hidden),
     }
-    return {
-        table: dict(zip(keys, gaussian(len(keys), width, 0.4, table)))
-        for table, (keys, width) in shapes.items()
-    }
+    return {name: gaussian(rows, columns, 0.4, name) for name, (rows, columns) in shapes.items()}
 
 
-def mapped(f, tables):
-    """A copy of {table: {key: vector}} with f(x) for each number x."""
-    return {
-        table: {key: [f(x) for x in row] for key, row in rows.items()}
-        for table, rows in tables.items()
-    }
+def loss_of(script, weights, question, text, answer):
+    return script.answer_loss(weights, vocab_of(script), question, text, answer)
 
 
-def numbers_of(tables):
-    """All numbers of {table: {key: vector}}, as one list."""
-    return [x for rows in tables.values() for row in rows.values() for x in row]
+def reference_question(script, weights, words):
+    """The sum of row 0 and the rows of the words that are known."""
+    rows = vocab_of(script)["question"]
+    vectors = [weights["question"][row] for row in [0, *(rows[w] for w in words if w in rows)]]
+    return [math.fsum(column) for column in zip(*vectors)]
 
 
-def reference_query(weights, words):
-    """The sum of the vectors of known words, and of the vector that is in every sum."""
-    rows = [weights["query"][word] for word in ["", *words] if word in weights["query"]]
-    return [math.fsum(column) for column in zip(*rows)]
-
-
-def reference_looks(weights, query, words):
-    """Softmax of query . (cue1 of the word before + cue2 of the word before that one)."""
+def reference_attention(script, weights, asked, words):
+    """Softmax of asked . (vector of the word in front); row 0 is for unknown words and for none."""
+    rows = vocab_of(script)["text"]
     scores = []
     for i in range(len(words)):
-        score = 0.0
-        for table, back in (("cue1", 1), ("cue2", 2)):
-            word = words[i - back] if i >= back else ""
-            row = weights[table].get(word, weights[table][""])
-            score += math.fsum(q * c for q, c in zip(query, row))
-        scores.append(score)
+        row = rows.get(words[i - 1], 0) if i > 0 else 0
+        scores.append(math.fsum(q * c for q, c in zip(asked, weights["cue"][row])))
     return softmax(scores)
 
 
-def reference_logits(weights, query, context, last, place):
-    x = [*query, *context]
-    x += [a + p for a, p in zip(weights["last"][last], weights["place"][place])]
-    h = [max(0.0, a) for a in matvec(weights["hidden"].values(), x)]
-    return matvec(weights["output"].values(), h)
+def reference_logits(script, weights, asked, letters, last, place):
+    last_row = weights["last"][script.CHARS.index(last)]
+    x = [*asked, *letters, *(a + p for a, p in zip(last_row, weights["place"][place]))]
+    h = [max(0.0, a) for a in matvec(weights["hidden"], x)]
+    return matvec(weights["output"], h)
 
 
 def reference_loss(script, weights, question_words, words, answer):
     """Mean of -log p(next character) of an answer that ends with a full stop."""
-    query = reference_query(weights, question_words)
-    looks = reference_looks(weights, query, words)
+    asked = reference_question(script, weights, question_words)
+    attention = reference_attention(script, weights, asked, words)
     losses = []
     for place, (last, char) in enumerate(zip("." + answer, answer)):
-        context = dict.fromkeys(script.CHARS, 0.0)
-        for look, word in zip(looks, words):
-            if word and place <= len(word) and f"{word}."[place] in context:
-                context[f"{word}."[place]] += look
-        logits = reference_logits(weights, query, context.values(), last, place)
+        letters = dict.fromkeys(script.CHARS, 0.0)
+        for share, word in zip(attention, words):
+            if word and place <= len(word) and f"{word}."[place] in letters:
+                letters[f"{word}."[place]] += share
+        logits = reference_logits(script, weights, asked, letters.values(), last, place)
         losses.append(-math.log(softmax(logits)[script.CHARS.index(char)]))
     return math.fsum(losses) / len(losses)
 
@@ -352,123 +429,134 @@ def reference_loss(script, weights, question_words, words, answer):
 @pytest.mark.parametrize("text", [TEXT, ""])
 def test_gradient_equals_finite_differences(script, text):
     weights = small_weights(script)
-    model = mapped(script.Value, weights)
-    script.answer_loss(model, QUESTION, text, ANSWER).backward()
-    rng = random.Random(0)
-    for table, rows in weights.items():
-        everywhere = [(table, key, j) for key, row in rows.items() for j in range(len(row))]
-        where = rng.sample(everywhere, 12)
-        expected = slopes(lambda w: script.answer_loss(w, QUESTION, text, ANSWER), weights, where)
-        found = [model[table][key][j].grad for table, key, j in where]
-        assert found == pytest.approx(expected, rel=1e-4, abs=1e-8), table
+    model = lift(script, weights)
+    loss_of(script, model, QUESTION, text, ANSWER).backward()
+    for name, matrix in weights.items():
+        where = places({name: matrix}, 8)
+        expected = slopes(lambda w: loss_of(script, w, QUESTION, text, ANSWER), weights, where)
+        found = pick(gradients(model), where)
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-8), name
         reached = sum(abs(slope) > 1e-6 for slope in expected)
-        assert reached >= 3 or (not text and table.startswith("cue")), table
+        assert reached >= 1 or (not text and name == "cue"), name
 
 
 def test_floats_and_values_give_the_same_loss(script):
     weights = small_weights(script)
     for text in (TEXT, ""):
-        on_values = script.answer_loss(mapped(script.Value, weights), QUESTION, text, ANSWER)
-        assert script.answer_loss(weights, QUESTION, text, ANSWER) == on_values.data
+        on_values = loss_of(script, lift(script, weights), QUESTION, text, ANSWER)
+        assert loss_of(script, weights, QUESTION, text, ANSWER) == on_values.data
 
 
 def test_loss_against_its_definition(script):
     """With a text in which the answer stands, and without a text."""
     weights = small_weights(script)
     question = "i saw it what stream has vela".split()
-    words = ["", *"vela lies on the tumor it is".split()]
+    words = ["", *"vela stands beside tumor it is".split()]
     expected = reference_loss(script, weights, question, words, "tumor.")
-    found = script.answer_loss(weights, QUESTION, TEXT, "tumor")
+    found = loss_of(script, weights, QUESTION, TEXT, "tumor")
     assert found == pytest.approx(expected, rel=1e-12)
     expected = reference_loss(script, weights, question, [""], "sol.")
-    assert script.answer_loss(weights, QUESTION, "", "sol") == pytest.approx(expected, rel=1e-12)
+    assert loss_of(script, weights, QUESTION, "", "sol") == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_mlp_reads_the_two_embeddings_concatenated(script):
+def test_a_reader_without_a_preference_pays_for_a_blind_guess(script):
+    weights = {name: [[0.0] * len(r) for r in m] for name, m in small_weights(script).items()}
+    for text in (TEXT, ""):
+        assert loss_of(script, weights, QUESTION, text, ANSWER) == pytest.approx(math.log(19))
+
+
+def test_the_mlp_reads_its_inputs_concatenated(script):
     weights = small_weights(script)
-    query = [0.1 * i for i in range(script.n_embd)]
-    context = [0.2] * len(script.CHARS)
-    expected = reference_logits(weights, query, context, "e", 2)
-    assert script.mlp(weights, query, context, "e", 2) == pytest.approx(expected, abs=1e-12)
+    asked = [0.1 * i for i in range(script.n_embd)]
+    letters = [0.02 * i for i in range(len(script.CHARS))]
+    expected = reference_logits(script, weights, asked, letters, "e", 2)
+    assert script.mlp(weights, asked, letters, "e", 2) == pytest.approx(expected, abs=1e-12)
 
 
-def test_query_embedding_is_the_sum_of_its_known_words(script):
+def test_the_vector_of_a_question_is_a_sum_over_its_known_words(script):
     weights = small_weights(script)
-    expected = reference_query(weights, ["name", "feast", "name"])
-    assert script.embed_query(weights, "Name feast, NAME!") == pytest.approx(expected)
-    assert script.embed_query(weights, "zzz name feast name") == pytest.approx(expected)
+    vocab = vocab_of(script)
+    expected = reference_question(script, weights, ["name", "feast", "name"])
+    for question in ("Name feast, NAME!", "zzz name feast name"):
+        assert script.embed_question(weights, vocab, question) == pytest.approx(expected)
+    assert script.embed_question(weights, vocab, "zzz") == weights["question"][0]
 
 
 def test_attention_against_its_definition(script):
     weights = small_weights(script)
-    words = ["", "vela", "lies", "on", "unknown", "tumor"]
-    query = gaussian(1, script.n_embd)[0]
-    expected = reference_looks(weights, query, words)
-    assert script.attend(weights, query, words) == pytest.approx(expected, rel=1e-12)
+    words = ["", "vela", "stands", "beside", "unknown", "tumor"]
+    asked = gaussian(1, script.n_embd)[0]
+    expected = reference_attention(script, weights, asked, words)
+    found = script.look(weights, vocab_of(script), asked, words)
+    assert found == pytest.approx(expected, rel=1e-12)
 
 
 def test_attention_does_not_see_the_word_itself(script):
     weights = small_weights(script)
-    query = script.embed_query(weights, QUESTION)
-    looks = [
-        script.attend(weights, query, ["", "vela", "lies", "on", "the", name])
+    vocab = vocab_of(script)
+    asked = script.embed_question(weights, vocab, QUESTION)
+    found = [
+        script.look(weights, vocab, asked, ["", "vela", "stands", "beside", name])
         for name in ("tumor", "zubin", "it")
     ]
-    assert looks[0] == looks[1] == looks[2]
+    assert found[0] == found[1] == found[2]
 
 
-def test_context_embedding_is_a_mix_of_characters(script):
-    chars = script.CHARS
-    words, weights = ["", "ab", "b", "ba"], [0.1, 0.2, 0.3, 0.4]
+def test_what_is_seen_at_each_place(script):
+    """Two words with a share each, and an empty one, which shows nothing."""
+    words, attention = ["", "ab", "b", "ba"], [0.1, 0.2, 0.3, 0.4]
 
-    def mixed(place):
-        pairs = zip(chars, script.embed_context(weights, words, place))
+    def seen(place):
+        pairs = zip(script.CHARS, script.letters_at(attention, words, place))
         return {c: pytest.approx(x) for c, x in pairs if x}
 
-    assert mixed(0) == {"a": 0.2, "b": 0.7}
-    assert mixed(1) == {"b": 0.2, ".": 0.3, "a": 0.4}
-    assert mixed(2) == {".": pytest.approx(0.6)}
-    assert mixed(3) == {}
+    assert seen(0) == {"a": 0.2, "b": 0.7}
+    assert seen(1) == {"b": 0.2, ".": 0.3, "a": 0.4}
+    assert seen(2) == {".": pytest.approx(0.6)}
+    assert seen(3) == {}
+    assert script.words_of("It is.") == ["", "it", "is"]
+    assert script.words_of("") == [""]
 
 
 def test_unknown_characters_are_read_as_nothing(script):
-    assert script.embed_context([0.5, 0.5], ["", "\u00e9x7"], 0) == [0.0] * len(script.CHARS)
+    assert script.letters_at([0.5, 0.5], ["", "\u00e9x7"], 0) == [0.0] * len(script.CHARS)
     weights = small_weights(script)
     for question, text in [
         ("\u00e9? \u4e2d #", TEXT),
-        (QUESTION, "\u00e9x7 on the \u4e2d!"),
+        (QUESTION, "\u00e9x7 beside \u4e2d!"),
         ("", ""),
     ]:
-        answer = script.generate(weights, question, text)
+        answer = script.generate(weights, vocab_of(script), question, text)
         assert len(answer) <= script.max_answer
         assert set(answer) <= set(script.CHARS)
     with pytest.raises(ValueError):
-        script.answer_loss(weights, QUESTION, TEXT, "caf\u00e9")
-    with pytest.raises(KeyError):
-        script.answer_loss(weights, QUESTION, TEXT, "a" * script.max_answer)
+        loss_of(script, weights, QUESTION, TEXT, "caf\u00e9")
+    with pytest.raises(IndexError):
+        loss_of(script, weights, QUESTION, TEXT, "a" * script.max_answer)
+    assert loss_of(script, weights, QUESTION, TEXT, "a" * (script.max_answer - 1)) > 0
 
 
 def copying_weights(script):
-    """A model made by hand: it looks at the word after "on the", and copies its characters."""
-    weights = {
-        t: {key: [0.0] * len(row) for key, row in rows.items()}
-        for t, rows in small_weights(script).items()
-    }
-    weights["query"]["stream"][0] = 10.0
-    weights["cue1"]["the"][0] = weights["cue2"]["on"][0] = 1.0
-    for i, c in enumerate(script.CHARS):
+    """A model made by hand: it looks at the word behind "beside", and copies its characters."""
+    vocab = vocab_of(script)
+    weights = {name: [[0.0] * len(r) for r in m] for name, m in small_weights(script).items()}
+    weights["question"][vocab["question"]["stream"]][0] = 20.0
+    weights["cue"][vocab["text"]["beside"]][0] = 1.0
+    for i in range(len(script.CHARS)):
         weights["hidden"][i][script.n_embd + i] = 1.0
-        weights["output"][c][i] = 1.0
+        weights["output"][i][i] = 1.0
     return weights
 
 
 def test_generate_copies_with_weights_made_by_hand(script):
     weights = copying_weights(script)
+    vocab = vocab_of(script)
     for name in ("tumor", "zubin", "ab"):  # no weight depends on the name
-        text = f"it is on the {name} . it"
-        assert script.generate(weights, "what stream has it", text) == name
-    assert script.generate(weights, "what stream", "on the abababab")[:6] == "ababab"
-    assert len(script.generate(weights, "what stream", "on the abababab")) == script.max_answer
+        text = f"it stands beside {name} . it"
+        assert script.generate(weights, vocab, "what stream has it", text) == name
+    answer = script.generate(weights, vocab, "what stream", "beside abababab")
+    assert answer == "ababab"
+    assert len(answer) == script.max_answer
 
 
 def test_generate_tells_the_mlp_what_it_wrote_last_and_how_much(script, monkeypatch):
@@ -476,25 +564,25 @@ def test_generate_tells_the_mlp_what_it_wrote_last_and_how_much(script, monkeypa
     monkeypatch.setattr(
         script,
         "mlp",
-        lambda model, query, context, *written: told.append(written) or context,
+        lambda model, asked, letters, *written: told.append(written) or letters,
     )
     weights = copying_weights(script)
-    text = "on the tumor"
-    assert script.generate(weights, "what stream", text) == "tumor"
+    answer = script.generate(weights, vocab_of(script), "what stream", "beside tumor")
+    assert answer == "tumor"
     assert told == [(".", 0), ("t", 1), ("u", 2), ("m", 3), ("o", 4), ("r", 5)]
 
 
-def test_generate_without_a_text_sees_an_empty_context(script, monkeypatch):
-    contexts = []
+def test_generate_without_a_text_sees_no_letter(script, monkeypatch):
+    seen = []
     mlp = script.mlp
     monkeypatch.setattr(
         script,
         "mlp",
-        lambda m, q, context, *rest: contexts.append(context) or mlp(m, q, context, *rest),
+        lambda m, a, letters, *rest: seen.append(letters) or mlp(m, a, letters, *rest),
     )
-    script.generate(small_weights(script), QUESTION, "")
-    assert contexts
-    assert all(x == 0 for context in contexts for x in context)
+    script.generate(small_weights(script), vocab_of(script), QUESTION, "")
+    assert seen
+    assert all(x == 0 for letters in seen for x in letters)
 
 
 def test_evaluate_counts_what_it_says(script, monkeypatch):
@@ -505,109 +593,105 @@ def test_evaluate_counts_what_it_says(script, monkeypatch):
         {"city": "c", "facts": {"river": "none"}, "text": "c c three"},
     ]
     monkeypatch.setattr(
-        script, "generate", lambda model, question, text: (text.split() or ["none"])[-1]
+        script, "generate", lambda model, vocab, question, text: (text.split() or ["none"])[-1]
     )
     index = script.build_index([p["text"] for p in paragraphs])
-    queries = [("a?", 0, "river"), ("a b b?", 1, "river"), ("c?", 2, "river"), ("zz", 0, "river")]
-    assert script.evaluate({}, index, paragraphs, queries) == {
+    tasks = [
+        {"question": question, "document": document, "relation": "river"}
+        for question, document in [("a?", 0), ("a b b?", 1), ("c?", 2), ("zz", 0)]
+    ]
+    assert script.evaluate({}, {}, index, paragraphs, tasks) == {
         "retrieval": 0.5,  # a b b: the tie goes to a; zz finds nothing
-        "with": 0.25,
-        "without": 0.25,  # c's river is called none
-        "right": 0.75,
-        "wrong": 0.0,
-        "copied": 0.5,  # b gets a's text and c gets b's; a gets c's, which ends in three
+        "with_retrieval": 0.25,
+        "without_retrieval": 0.25,  # c's river is called none
+        "right_document": 0.75,
+        "wrong_document": 0.0,
+        "wrong_copied": 0.75,  # a gets b's text and c gets a's; b gets c's, which ends in three
         "invented_with": 0.25,
         "invented_without": 0.0,
     }
+    monkeypatch.setattr(script, "generate", lambda model, vocab, question, text: "five")
+    rates = script.evaluate({}, {}, index, paragraphs, tasks)
+    assert (rates["invented_with"], rates["invented_without"]) == (1.0, 1.0)
 
 
 @pytest.mark.slow
-def test_training_learns_to_copy_and_to_remember(script, monkeypatch):
+def test_training_learns_to_copy_and_to_remember(script):
     """One fact, asked with its text and without."""
-    monkeypatch.setattr(script, "num_steps", 30)
-    examples = [(QUESTION, TEXT, ANSWER), (QUESTION, "", ANSWER)] * 30
-    losses = list(script.train(mapped(script.Value, small_weights(script)), examples))
+    told = {"question": QUESTION, "text": TEXT, "answer": ANSWER}
+    model = lift(script, small_weights(script))
+    batches = [[told, {**told, "text": ""}]] * 30
+    losses = list(script.train_reader(model, vocab_of(script), batches))
     assert len(losses) == 30
     assert losses[0] > 2 > 0.5 > losses[-1]
 
 
-def test_training_takes_steps_of_adam_at_a_falling_rate(script, monkeypatch):
+def test_training_takes_steps_of_adam_at_a_falling_rate(script):
     """Two steps of two examples, with the gradient of the mean of their losses."""
-    monkeypatch.setattr(script, "num_steps", 2)
     examples = [(QUESTION, TEXT, ANSWER), (QUESTION, "", ANSWER)]
-    examples += [("name the feast", "it is on sol", "sol"), ("feast", "", "vela")]
-    model = mapped(script.Value, small_weights(script))
-    steps = script.train(model, examples)
-    m = v = [0.0] * len(numbers_of(model))
-    for step, rate in ((1, 0.02), (2, 0.01)):
-        batch = examples[2 * step - 2 : 2 * step]
-        twin = mapped(lambda p: script.Value(p.data), model)
-        losses = [script.answer_loss(twin, *example) for example in batch]
+    examples += [("name the feast", "it stands beside sol", "sol"), ("feast", "", "vela")]
+    dicts = [dict(zip(("question", "text", "answer"), example)) for example in examples]
+    model = lift(script, small_weights(script))
+    steps = script.train_reader(model, vocab_of(script), [dicts[:2], dicts[2:]])
+    m = v = [0.0] * len(flat(model))
+    for step, rate in ((1, script.learning_rate), (2, script.learning_rate / 2)):
+        twin = lift(script, lower(model))
+        losses = [loss_of(script, twin, *ex) for ex in examples[2 * step - 2 : 2 * step]]
         for loss in losses:
             loss.backward()
-        before = [p.data for p in numbers_of(twin)]
-        grads = [p.grad / 2 for p in numbers_of(twin)]
+        before = flat(lower(twin))
+        grads = [g / 2 for g in flat(gradients(twin))]
         expected, m, v = adam(before, grads, m, v, step, rate, beta1=0.9, beta2=0.99)
         assert next(steps) == pytest.approx((losses[0].data + losses[1].data) / 2, rel=1e-12)
-        assert [p.data for p in numbers_of(model)] == pytest.approx(expected, abs=1e-9)
+        assert flat(lower(model)) == pytest.approx(expected, abs=1e-9)
     assert next(steps, None) is None
 
 
-def test_names_are_no_cues(script, data):
-    """Words of a tenth of the paragraphs announce something; a name stands in fewer."""
-    _, examples, _, taken = data
-    model = script.init_model(examples)
-    assert model["cue1"].keys() == model["cue2"].keys()
-    assert not set(model["cue1"]) & taken
-    assert {"", "lies", "across", "founded", "celebrates", "of"} <= set(model["cue1"])
-    assert len(model["query"]) > 100 + len(script.THINGS)
+def test_no_name_has_a_cue(script, data):
+    """Words of a tenth of the texts have one, and a name stands in fewer."""
+    vocab = script.make_vocab(data.batches)
+    assert not set(vocab["text"]) & data.taken
+    assert {"in", "of", "beside", "across", "by", "celebrates", "for"} <= set(vocab["text"])
+    assert {p["city"] for p in data.paragraphs[: script.num_often]} <= set(vocab["question"])
+    for rows in vocab.values():
+        assert list(rows.values()) == list(range(1, len(rows) + 1))
+        assert list(rows) == sorted(rows)
 
 
 @pytest.mark.parametrize("count", [10, 11])
 def test_cues_are_the_words_of_a_tenth_of_the_texts(script, count):
     """Each text counts once, and no text counts for nothing."""
-    texts = [f"first{i} same last{i}" for i in range(count)]
+    texts = [f"first{i} same same last{i}" for i in range(count)]
     given = [*texts[:2], texts[1], "", *texts[2:]]
-    examples = [(f"Who? who{i}", text, "a") for i, text in enumerate(given)]
-    model = script.init_model(examples)
-    common = {"", *" ".join(texts).split()} if count == 10 else {"", "same"}
-    assert set(model["cue1"]) == set(model["cue2"]) == common
-    assert set(model["query"]) == {"", "who", *(f"who{i}" for i in range(count + 2))}
+    batches = [[{"question": f"Who? who{i}", "text": text}] for i, text in enumerate(given)]
+    vocab = script.make_vocab(batches)
+    common = set(" ".join(texts).split()) if count == 10 else {"same"}
+    assert set(vocab["text"]) == common
+    assert set(vocab["question"]) == {"who", *(f"who{i}" for i in range(count + 2))}
 
 
-def test_the_model_starts_at_random_numbers_of_one_scale(script):
+def test_the_reader_starts_at_random_numbers_of_one_scale(script):
     random.seed(1)
-    model, small = script.init_model([(QUESTION, TEXT, ANSWER)]), small_weights(script)
-    for table in ("last", "place", "hidden", "output"):
-        assert list(model[table]) == list(small[table])
-    widths = {table: {len(row) for row in rows.values()} for table, rows in model.items()}
-    assert widths == {table: {len(row) for row in rows.values()} for table, rows in small.items()}
-    squares = [p.data**2 for p in numbers_of(model)]
+    model, small = script.init_reader(vocab_of(script)), small_weights(script)
+    assert list(model) == list(small)
+    for name, matrix in small.items():
+        assert [len(row) for row in model[name]] == [len(row) for row in matrix]
+    squares = [x * x for x in flat(model)]
     assert math.fsum(squares) / len(squares) == pytest.approx(0.04, rel=0.1)
     assert len(set(squares)) == len(squares)
 
 
-def test_added_paragraphs_are_indexed_and_asked_about(script):
-    random.seed(1)
-    taken = set()
-    paragraphs = script.make_paragraphs(5, taken)
-    index = script.build_index([p["text"] for p in paragraphs])
-    queries = script.add_paragraphs(index, paragraphs, taken)
-    assert len(paragraphs) == len(index["texts"]) == 5 + script.num_added
-    assert index["texts"] == [p["text"] for p in paragraphs]
-    assert {number for _, number, _ in queries} == set(range(5, 5 + script.num_added))
-    for question, number, _ in queries:
-        assert paragraphs[number]["city"] in question
-
-
 def test_drawings(script, capsys):
     paragraphs = [
-        {"city": "vela", "facts": {"river": "tumor"}, "text": "vela stands on the tumor"},
-        {"city": "sodal", "facts": {"river": "zubin"}, "text": "sodal stands on the zubin"},
+        {"city": "vela", "facts": {"river": "tumor"}, "text": "vela stands beside tumor"},
+        {"city": "sodal", "facts": {"river": "zubin"}, "text": "sodal stands beside zubin"},
     ]
     index = script.build_index([p["text"] for p in paragraphs])
-    question = "what stream has vela?"
-    script.show_answer(copying_weights(script), index, paragraphs, question, 0, "river")
+    task = {"question": "what stream has vela?", "document": 0, "relation": "river"}
+    weights, vocab = copying_weights(script), vocab_of(script)
+    script.show_search(index, paragraphs, task)
+    script.show_reading(weights, vocab, index, paragraphs, task)
+    script.show_answers(weights, vocab, index, paragraphs, [task], [task])
     drawn = capsys.readouterr().out
     assert "tumor" in drawn
     assert drawn.isascii()

@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+import re
 
 import pytest
 from support.numbers import (
@@ -28,12 +29,19 @@ def test_reconstruction_loss_falls_and_elbo_rises(run):
     assert m["elbo_last"] == pytest.approx(-m["recon_loss_last"] - m["kl"] - constant, abs=2e-4)
 
 
-def test_interpolated_points_are_nearer_to_the_data_than_those_of_a_gaussian(run):
-    assert run.metrics["interpolation_distance"] < run.metrics["gaussian_distance"] / 3
+def test_paths_between_codes_are_nearer_to_the_data_than_straight_lines(run):
+    by_codes = re.search(r"^by way of codes +([\d.]+)", run.stdout, re.MULTILINE)
+    straight = re.search(r"^straight lines +([\d.]+)", run.stdout, re.MULTILINE)
+    assert float(by_codes[1]) < float(straight[1]) / 3
 
 
-SHAPES = {"encoder_fc1": (16, 3), "encoder_fc2": (4, 17), "decoder_fc1": (16, 3)}
-SHAPES["decoder_fc2"] = (2, 17)
+SHAPES = {
+    "encoder_hidden": (24, 3),
+    "encoder_mu": (2, 25),
+    "encoder_log_var": (2, 25),
+    "decoder_hidden": (24, 3),
+    "decoder_out": (2, 25),
+}
 
 
 def some_weights():
@@ -41,10 +49,10 @@ def some_weights():
     return {name: gaussian(*shape, std=0.5, seed=name) for name, shape in SHAPES.items()}
 
 
-def reference_mlp(model, part, x):
-    """[2] -> the output of the encoder or the decoder: one hidden layer, biases last in a row."""
-    h = [max(0.0, a) for a in matvec(model[f"{part}_fc1"], [*x, 1.0])]
-    return matvec(model[f"{part}_fc2"], [*h, 1.0])
+def reference_layers(model, x, hidden, *outs):
+    """[2] -> the output of each matrix in `outs`, over one hidden layer. Biases are last."""
+    h = [max(0.0, a) for a in matvec(model[hidden], [*x, 1.0])]
+    return [matvec(model[out], [*h, 1.0]) for out in outs]
 
 
 def log_normal(z, mu, log_var):
@@ -66,26 +74,28 @@ def test_data_follow_the_wave(script):
     assert thirds == pytest.approx([-1.125, -0.375, 0.375, 1.125], abs=0.06)
 
 
-def test_mlp_written_out(script):
-    w1, w2 = [[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]], [[2.0, 1.0, 0.25]]
-    # relu(1 - 4 + 0.5) = 0, relu(6 - 1) = 5; 2 * 0 + 5 + 0.25
-    assert script.mlp([1.0, 2.0], w1, w2) == [5.25]
-    weights = (
-        [[script.Value(w) for w in row] for row in w1],
-        [[script.Value(w) for w in row] for row in w2],
-    )
-    assert [v.data for v in script.mlp([1.0, 2.0], *weights)] == [5.25]
+def test_layer_of_the_docstring(script):
+    assert script.layer([2.0, 4.0], [[3.0, -1.0, 0.5], [0.0, 0.0, 7.0]]) == [2.5, 7.0]
+    matrix = [[script.Value(w) for w in (3.0, -1.0, 0.5)]]
+    (output,) = script.layer([2.0, 4.0], matrix)
+    output.backward()
+    assert output.data == 2.5
+    assert [w.grad for w in matrix[0]] == [2.0, 4.0, 1.0]
 
 
-def test_encode_tells_mean_from_log_variance(script):
-    model = {"encoder_fc1": [[0.0] * 3], "encoder_fc2": [[0.0, float(i)] for i in range(4)]}
-    assert script.encode(model, [7.0, 8.0]) == ([0.0, 1.0], [2.0, 3.0])
+def test_encoder_and_decoder_written_out(script):
+    weights, x = some_weights(), [0.4, -0.6]
+    mu, log_var = script.encode_point(weights, x)
+    expected = reference_layers(weights, x, "encoder_hidden", "encoder_mu", "encoder_log_var")
+    assert mu + log_var == pytest.approx(expected[0] + expected[1])
+    (expected,) = reference_layers(weights, x, "decoder_hidden", "decoder_out")
+    assert script.decode_point(weights, x) == pytest.approx(expected)
 
 
 def test_reparameterize_has_the_stated_mean_and_variance(script):
     random.seed(3)
     n, mu, log_var = 20000, [1.5, -2.0], [-1.0, 1.2]
-    draws = [script.reparameterize(mu, log_var, script.draw_noise()) for _ in range(n)]
+    draws = [script.reparameterize(mu, log_var, script.draw_normal()) for _ in range(n)]
     for column, m, v in zip(zip(*draws), mu, log_var):
         var = math.exp(v)
         assert abs(script.mean(column) - m) < 5 * math.sqrt(var / n)
@@ -131,10 +141,18 @@ def test_kl_is_zero_for_the_prior_and_positive_elsewhere(script):
     assert script.kl_divergence([0.0, 0.0], [0.0, 0.0]) == 0.0
     rng = random.Random(5)
     for _ in range(200):
-        mu, log_var = ([rng.gauss(0, 2) for _ in range(2)] for _ in range(2))
+        mu = [rng.gauss(0, 2) for _ in range(2)]
+        log_var = [rng.gauss(0, 2) for _ in range(2)]
         assert script.kl_divergence(mu, log_var) > 0
         parts = [script.kl_divergence([m], [v]) for m, v in zip(mu, log_var)]
         assert script.kl_divergence(mu, log_var) == pytest.approx(math.fsum(parts))
+
+
+@pytest.mark.parametrize(
+    ("mu", "std", "kl"), [(0.0, 1.0, 0.0), (2.0, 1.0, 2.0), (0.0, 0.1, 1.81), (2.0, 0.1, 3.81)]
+)
+def test_kl_of_the_docstring(script, mu, std, kl):
+    assert script.kl_divergence([mu], [2 * math.log(std)]) == pytest.approx(kl, abs=0.005)
 
 
 def test_kl_gradient_equals_finite_differences(script):
@@ -157,6 +175,18 @@ def test_extreme_log_variances(script):
     assert script.reparameterize([1.0], [-1e4], [1.0]) == [1.0]
     with pytest.raises(OverflowError):
         script.kl_divergence([0.0], [1e4])
+
+
+def test_lists_of_different_lengths_are_refused(script):
+    for call in (
+        lambda: script.reparameterize([0.0], [0.0, 0.0], [0.0]),
+        lambda: script.reparameterize([0.0], [0.0], [0.0, 0.0]),
+        lambda: script.kl_divergence([0.0, 0.0], [0.0]),
+        lambda: script.reconstruction_loss([0.0], [0.0, 0.0]),
+        lambda: script.between([0.0], [0.0, 0.0], 0.5),
+    ):
+        with pytest.raises(ValueError, match="zip"):
+            call()
 
 
 def test_loss_gradient_equals_finite_differences(script):
@@ -182,23 +212,45 @@ def test_floats_and_values_give_the_same_loss(script):
     assert terms == tuple(v.data for v in on_values)
 
 
-def test_evaluate_is_the_elbo_with_its_constant(script):
+def test_evaluate_is_the_elbo_with_its_constant(script, monkeypatch):
     """log p(x|z) and the KL are written out, with the network and the draws of eps."""
+    monkeypatch.setattr(script, "num_eval_draws", 3)
     weights, points = some_weights(), [[0.4, 0.6], [-1.0, -0.5]]
     random.seed(8)
-    recon, kl, elbo = script.evaluate(weights, points)
+    found = script.evaluate(weights, points)
     random.seed(8)
     log_ps, kls = [], []
     for x in points:
-        a, b, v, w = reference_mlp(weights, "encoder", x)  # two means, two log-variances
-        z = [m + math.exp(u / 2) * random.gauss(0, 1) for m, u in ((a, v), (b, w))]
-        decoded = reference_mlp(weights, "decoder", z)
-        pairs = zip(x, decoded)
-        log_ps.append(math.fsum(log_normal(xi, d, 2 * math.log(0.12)) for xi, d in pairs))
-        kls.append(0.5 * (a * a + math.exp(v) - 1 - v + b * b + math.exp(w) - 1 - w))
-    assert kl == pytest.approx(math.fsum(kls) / 2)
-    assert elbo == pytest.approx(math.fsum(log_ps) / 2 - math.fsum(kls) / 2)
-    assert recon == pytest.approx(-math.fsum(log_ps) / 2 - math.log(2 * math.pi * 0.12**2))
+        heads = reference_layers(weights, x, "encoder_hidden", "encoder_mu", "encoder_log_var")
+        for _ in range(3):
+            z = [m + math.exp(u / 2) * random.gauss(0, 1) for m, u in zip(*heads)]
+            (decoded,) = reference_layers(weights, z, "decoder_hidden", "decoder_out")
+            pairs = zip(x, decoded)
+            log_ps.append(math.fsum(log_normal(xi, d, 2 * math.log(0.12)) for xi, d in pairs))
+        kls.append([0.5 * (m * m + math.exp(u) - 1 - u) for m, u in zip(*heads)])
+    expected = [math.fsum(column) / 2 for column in zip(*kls)]
+    assert script.kl_by_dimension(weights, points) == pytest.approx(expected)
+    assert found["kls"] == pytest.approx(expected)
+    assert found["kl"] == pytest.approx(math.fsum(expected))
+    log_p = math.fsum(log_ps) / 6
+    assert found["elbo"] == pytest.approx(log_p - math.fsum(expected))
+    assert found["reconstruction"] == pytest.approx(-log_p - math.log(2 * math.pi * 0.12**2))
+
+
+def test_elbo_is_at_most_the_log_density(script, monkeypatch):
+    """p(x) by a fine sum over the prior. The bound holds for an encoder that knows nothing of x."""
+    monkeypatch.setattr(script, "num_eval_draws", 300)
+    weights, x = some_weights(), [0.3, -0.2]
+    steps = [-4 + 0.1 * i for i in range(81)]
+    terms = []
+    for a in steps:
+        for b in steps:
+            (decoded,) = reference_layers(weights, [a, b], "decoder_hidden", "decoder_out")
+            log_p = [log_normal(xi, d, 2 * math.log(0.12)) for xi, d in zip(x, decoded)]
+            log_p += [log_normal(a, 0.0, 0.0), log_normal(b, 0.0, 0.0)]
+            terms.append(math.exp(math.fsum(log_p)) * 0.1**2)
+    random.seed(3)
+    assert script.evaluate(weights, [x])["elbo"] < math.log(math.fsum(terms))
 
 
 def a_case_in_closed_form(script, estimate, n=6000):
@@ -233,16 +285,74 @@ def test_gradient_variances_in_closed_form(script):
         assert script.mean([(g - average) ** 2 for g in column]) == pytest.approx(truth, rel=0.15)
 
 
-def test_compare_gradients(script, monkeypatch):
-    """Variances of a cost whose gradient samples are known: alternately 0 and 2, or 1 and 5."""
-    weights = some_weights()
-    monkeypatch.setattr(script, "num_draws", 8)
-    for name, values in (("reparam_gradient", (0.0, 2.0)), ("score_gradient", (1.0, 5.0))):
-        turn = itertools.cycle(values)
-        monkeypatch.setattr(script, name, lambda *_, turn=turn: [next(turn)])
-    reparam, score, gap = script.compare_gradients(weights, [[0.0, 0.0], [1.0, 0.5]])
-    assert (reparam, score) == (1.0, 4.0)
-    assert gap == pytest.approx(2.0 / math.sqrt(5.0 / 8))  # means 1 and 3
+def test_gradients_agree_on_average_on_a_network(script):
+    """The gaps of the means at ten points, in standard errors: their RMS is about 1."""
+    weights, n = enlarged(some_weights(), 0.5), 150
+    random.seed(4)
+    gaps, sizes = [], []
+    for x in gaussian(10, 2):
+        mu, log_var = script.encode_point(weights, x)
+        cost = script.cost_of_code(weights, x)
+        found = []
+        for estimate in (script.reparam_gradient, script.score_gradient):
+            draws = [estimate(cost, mu, log_var, script.draw_normal()) for _ in range(n)]
+            found.append([(script.mean(c), script.variance(c) / n) for c in zip(*draws)])
+        for (a, e), (b, f) in zip(*found):
+            gaps.append((a - b) ** 2 / (e + f))
+            sizes.append(abs(a) / math.sqrt(e))
+    assert math.sqrt(script.mean(gaps)) < 1.5
+    assert max(sizes) > 10  # there is a gradient to agree on
+
+
+def test_cost_of_code(script):
+    weights, x, z = some_weights(), [0.4, 0.6], [1.0, -2.0]
+    (decoded,) = reference_layers(weights, z, "decoder_hidden", "decoder_out")
+    expected = math.fsum((a - b) ** 2 for a, b in zip(x, decoded)) / (2 * 0.12**2)
+    assert script.cost_of_code(weights, x)(z) == pytest.approx(expected)
+
+
+def test_variance(script):
+    assert script.variance([1.0, 3.0, 3.0, 5.0]) == 2.0
+
+
+def test_gradient_variance(script, monkeypatch):
+    """Of gradients that are known: alternately 0 and 2 in one place, and 1 and 7 in the other."""
+    monkeypatch.setattr(script, "num_grad_draws", 8)
+    turn = itertools.cycle([[0.0, 1.0], [2.0, 7.0]])
+    found = script.gradient_variance(lambda *_: next(turn), some_weights(), [[0.0, 0.0]] * 3)
+    assert found == (1.0 + 9.0) / 2
+
+
+def test_gradient_variance_is_that_of_the_cost_at_the_encoded_cloud(script, monkeypatch):
+    monkeypatch.setattr(script, "num_grad_draws", 50)
+    weights, x = some_weights(), [0.4, 0.6]
+    random.seed(6)
+    found = script.gradient_variance(script.score_gradient, weights, [x])
+    random.seed(6)
+    mu, log_var = reference_layers(weights, x, "encoder_hidden", "encoder_mu", "encoder_log_var")
+    draws = []
+    for _ in range(50):
+        eps = [random.gauss(0, 1) for _ in range(2)]
+        z = [m + math.exp(v / 2) * e for m, v, e in zip(mu, log_var, eps)]
+        (decoded,) = reference_layers(weights, z, "decoder_hidden", "decoder_out")
+        cost = math.fsum((a - b) ** 2 for a, b in zip(x, decoded)) / (2 * 0.12**2)
+        # The derivative of log q by central differences.
+        log_q = lambda n, z=z: log_normal(z[0], n[0], n[2]) + log_normal(z[1], n[1], n[3])  # noqa: E731
+        draws.append([cost * s for s in central_differences(log_q, mu + log_var, h=1e-5)])
+    columns = list(zip(*draws))
+    means = [math.fsum(column) / 50 for column in columns]
+    spreads = [math.fsum((a - m) ** 2 for a in c) / 50 for c, m in zip(columns, means)]
+    assert found == pytest.approx(math.fsum(spreads) / 4, rel=1e-5)
+
+
+def test_compare_gradients_keeps_the_two_apart(script, monkeypatch):
+    monkeypatch.setattr(script, "num_probes", 2)
+    monkeypatch.setattr(script, "gradient_variance", lambda f, _, probes: (f.__name__, probes))
+    found = script.compare_gradients({}, [10, 20, 30, 40])
+    assert found == {
+        "reparam": ("reparam_gradient", [10, 30]),
+        "score": ("score_gradient", [10, 30]),
+    }
 
 
 def moments(points):
@@ -263,11 +373,79 @@ def test_gaussian_samples_have_mean_and_covariance_of_the_points(script):
     assert max(x for x, _ in samples) > 3.2  # beyond all points: not a copy of them
 
 
-def test_mean_nearest_and_between(script):
+def test_sample_point_draws_the_code_and_then_the_point(script):
+    """A decoder without hidden units that count: every code is decoded to (2, -1)."""
+    weights = some_weights()
+    weights["decoder_out"] = [[0.0] * 24 + [2.0], [0.0] * 24 + [-1.0]]
+    random.seed(3)
+    samples = [script.sample_point(weights) for _ in range(5000)]
+    centers, spreads = moments(samples)[:2], moments(samples)[2:]
+    assert centers == pytest.approx([2.0, -1.0], abs=5 * 0.12 / math.sqrt(5000))
+    assert spreads == pytest.approx([0.12**2, 0.0, 0.12**2], abs=0.001)
+
+
+def test_sample_point_decodes_codes_of_the_prior(script, monkeypatch):
+    """Where a code is decoded to itself, samples have the variance 1 + sigma^2."""
+    monkeypatch.setattr(script, "decode_point", lambda model, z: z)
+    random.seed(3)
+    found = moments([script.sample_point({}) for _ in range(5000)])
+    assert found == pytest.approx([0.0, 0.0, 1 + 0.12**2, 0.0, 1 + 0.12**2], abs=0.08)
+
+
+def test_distances_in_both_directions(script):
     points = [[0.0, 0.0], [4.0, 3.0]]
     assert script.distance(*points) == 5.0
     assert script.mean_nearest([[0.0, 1.0], [4.0, 6.0]], points) == 2.0
+    found = script.judge_samples([[0.0, 1.0]], points)
+    assert found == {"distance": 1.0, "coverage": (1 + math.sqrt(20)) / 2}
+
+
+def test_paths(script, monkeypatch):
     assert script.between([1.0, 2.0], [3.0, -2.0], 0.25) == [1.5, 1.0]
+    monkeypatch.setattr(script, "path_length", 3)
+    assert script.straight_path([0.0, 2.0], [1.0, 4.0]) == [[0.0, 2.0], [0.5, 3.0], [1.0, 4.0]]
+    assert script.step_ratio([[0.0, 0.0], [3.0, 4.0], [3.0, 5.0]]) == 5 / 3
+
+
+def test_interpolate_decodes_codes_on_a_line(script, monkeypatch):
+    monkeypatch.setattr(script, "path_length", 3)
+    weights, ends = some_weights(), [[0.4, 0.6], [-1.0, -0.5]]
+    start, end = (reference_layers(weights, x, "encoder_hidden", "encoder_mu")[0] for x in ends)
+    middle = [(a + b) / 2 for a, b in zip(start, end)]
+    path = script.interpolate(weights, *ends)
+    for point, z in zip(path, (start, middle, end), strict=True):
+        (expected,) = reference_layers(weights, z, "decoder_hidden", "decoder_out")
+        assert point == pytest.approx(expected)
+
+
+def test_judge_paths(script, monkeypatch):
+    """Points on a quarter of a square. One path bends along it, and the straight line does not."""
+    monkeypatch.setattr(script, "num_paths", 1)
+    monkeypatch.setattr(script, "path_length", 3)
+    heldout = [[0.0, 0.0], [0.0, 1.0], [1.0, 1.0]]
+    ends = []
+
+    def interpolate(model, left, right):
+        ends.append([left, right])
+        return [[0.0, 0.0], [0.0, 2.0], [1.0, 2.0]]
+
+    monkeypatch.setattr(script, "interpolate", interpolate)
+    found = script.judge_paths({}, heldout)
+    assert ends == [[[0.0, 0.0], [1.0, 1.0]]]
+    assert found == {
+        "step_ratio": 2 / 1.5,
+        "distance": (0 + 1 + 1) / 3,
+        "line_distance": pytest.approx(math.sqrt(0.5) / 3),
+    }
+
+
+def test_judge_paths_takes_pairs_from_the_two_ends(script, monkeypatch):
+    monkeypatch.setattr(script, "num_paths", 2)
+    heldout = [[float(i), 0.0] for i in range(6)]
+    ends = []
+    monkeypatch.setattr(script, "interpolate", lambda _, a, b: ends.append((a[0], b[0])) or [a, b])
+    script.judge_paths({}, heldout)
+    assert ends == [(0.0, 5.0), (1.0, 4.0)]
 
 
 def test_training_takes_steps_of_adam_at_a_falling_rate(script, monkeypatch):
@@ -276,7 +454,7 @@ def test_training_takes_steps_of_adam_at_a_falling_rate(script, monkeypatch):
     monkeypatch.setattr(script, "batch_size", 2)
     noise = [[0.5, -0.5], [-1.0, 0.2]]
     turn = itertools.cycle(noise)
-    monkeypatch.setattr(script, "draw_noise", lambda: next(turn))
+    monkeypatch.setattr(script, "draw_normal", lambda: next(turn))
     x, beta = [0.3, -0.2], 2.0
     model = lift(script, some_weights())
     steps = script.train(model, [x, x], beta)
@@ -312,9 +490,9 @@ def test_training_learns(script, monkeypatch):
     losses = list(script.train(model, points, 1.0))
     assert len(losses) == 150
     before, after = script.evaluate(start, points), script.evaluate(lower(model), points)
-    assert after[0] < before[0] / 3
-    assert after[1] > before[1]  # z has come to tell something
-    assert after[2] > before[2]
+    assert after["reconstruction"] < before["reconstruction"] / 3
+    assert after["kl"] > before["kl"]  # z has come to tell something
+    assert after["elbo"] > before["elbo"]
 
 
 def test_init_model(script):
@@ -330,8 +508,11 @@ def test_init_model(script):
 
 def test_drawings(script, capsys):
     points = [[-1.9, 0.9], [0.0, 0.0], [1.9, -0.9], [5.0, 0.0]]  # the last lies outside
-    script.draw_planes(2.0, 1.0, ("one", points, "vwxy"), ("two", [], ""))
+    picture = script.draw_plane("one", points, "vwxy", [2.0, 1.0])
+    script.print_side_by_side([picture, script.draw_plane("two", [], "", [2.0, 1.0])])
+    script.show_point("three", some_weights(), [0.5, 0.5])
     drawn = capsys.readouterr().out
-    assert set("vwx") <= set(drawn)
-    assert "y" not in drawn
+    assert set("vwx") <= set("".join(picture))
+    assert "y" not in "".join(picture)
+    assert len({len(line) for line in picture}) == 1
     assert drawn.isascii()

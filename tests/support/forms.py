@@ -5,11 +5,6 @@ their owners. The list ends empty.
 """
 
 OLD_FORM = {
-    "micrornn",
-    "microembedding",
-    "microrag",
-    "microvae",
-    "microdiffusion",
     "microlora",
     "microppo",
     "microgrpo",
