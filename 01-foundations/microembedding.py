@@ -118,7 +118,7 @@ def add_scaled(x, factor, y):
 
 
 def dot(a, b):
-    """The dot product of two vectors of floats: the sum of a[i] * b[i]."""
+    """The dot product of two lists of floats. Raises ValueError if their lengths differ."""
     total = 0.0  # in a loop, because the built-in sum() rounds differently from Python 3.12 on
     for x, y in zip(a, b, strict=True):
         total += x * y
@@ -201,9 +201,13 @@ def embed_name(model, text):
 
 
 def softmax(logits):
-    """Turn scores [n] into probabilities [n]: exp(score), divided by the sum of all exp(score)."""
+    """Turn scores [n] into probabilities [n]: exp(score), divided by the sum of all exp(score).
+
+    Subtracting the largest score changes no probability, and exp() then sees no positive number,
+    which could overflow.
+    """
     largest = max(logits)
-    exps = [math.exp(x - largest) for x in logits]  # at most 1, so no score is too large
+    exps = [math.exp(x - largest) for x in logits]
     total = math.fsum(exps)
     return [e / total for e in exps]
 

@@ -5,16 +5,17 @@ preferred one. The model should write more names like the preferred ones, and th
 names. The older way, reinforcement learning from human feedback (RLHF, see microppo), needs two
 stages. First it trains a reward model: a second model that gives preferred names a larger number,
 their reward. Then it lets the first model write names, and makes those more probable that get a
-large reward. It also charges a price for every step away from the original model, so that the model
+large reward. It also charges a price for moving away from the original model, so that the model
 does not forget what a name is.
 
 The idea of direct preference optimization (DPO): suppose we knew the rewards. Then a formula says
-which model has the largest reward after the price is paid. It is the original model with the
-probability of every name multiplied by exp(reward / price), and then rescaled so that the
-probabilities sum to 1. The formula can also be used in the other direction. For any model, it tells
-rewards for which this model is the best one. So we do not need a reward model. We train the model
-itself, until the rewards that belong to it explain the pairs. That is an ordinary classification:
-which of two names is the preferred one?
+which model is the best one, counting its rewards minus the price that it pays. It is the original
+model with the probability of every name multiplied by exp(reward / price), and then rescaled so
+that the probabilities sum to 1. Now take any model that we like. The formula also tells for which
+rewards this model would be the best one: they are the price times the logarithm of how much more
+probable it finds a name than the original does. So a model brings its own rewards along, and no
+reward model is needed. We train the model so that its own rewards explain the pairs. That is an
+ordinary classification: which of two names is the preferred one?
 
     1. Train a small GPT on names. A frozen copy of it is called the reference. The model that is
        trained further is called the policy.
@@ -23,8 +24,8 @@ which of two names is the preferred one?
        difference of two logarithms. The log ratio of the chosen name minus that of the rejected
        name is called the margin of the pair.
     4. dpo_loss: -log sigmoid(beta * margin). sigmoid(z) = 1 / (1 + exp(-z)) makes a probability of
-       a number, and beta is the price. train_dpo changes the policy so that the loss falls, which
-       it does when margins grow.
+       a number, and beta is the price. The loss falls when the margin grows. train_dpo changes the
+       policy accordingly.
     5. judge: let the policy write names, and count how many have the preferred property.
 
 The paper is Rafailov et al. (2023). The equation numbers are theirs, the notation is ours. The GPT
@@ -54,7 +55,7 @@ dpo_learning_rate = 0.0015  # how far a step of DPO moves a parameter
 betas = (0.1, 0.5, 2.0)  # prices for leaving the reference; one policy is trained with each
 main_beta = 0.5  # the policy trained with this beta is looked at more closely
 num_heldout_pairs = 300  # pairs to judge by that no policy was trained on
-watch_every = 75  # steps after which a copy of the policy is kept, to see how it changes
+watch_every = 75  # a copy of the policy is kept every so many steps, to see how it changes
 num_watch_prompts = 250  # names that each of these copies writes
 n_embd = 8  # numbers per token in the GPT
 # read by the code that is repeated from microgpt
@@ -139,7 +140,7 @@ def completion_probs(model, tokens):
         a row for       n     n      a       .
     """
     cache = {}
-    gpt(model, tokens[0], 0, cache)  # reads the boundary; what follows it, the prompt, is given
+    gpt(model, tokens[0], 0, cache)  # reads the boundary, only to fill the cache
     probs = []
     for position in range(1, len(tokens) - 1):
         logits = gpt(model, tokens[position], position, cache)
@@ -164,8 +165,8 @@ def log_ratio(policy, reference, tokens):
     """log(policy(y|x) / reference(y|x)), for the prompt x and the completion y of one name.
 
     It is 0 for every name before training. Where it is log 2 = 0.69, the policy writes the name
-    twice as often as the reference. That a long name is improbable does not count in it, because it
-    is so for both models.
+    twice as often as the reference. A long name is improbable for both models, so its length alone
+    makes no log ratio large or small at the start. But a long name has more tokens that can change.
     """
     return log_prob(policy, tokens) - log_prob(reference, tokens)
 
@@ -178,10 +179,11 @@ def log_ratio(policy, reference, tokens):
 #     reward(x, y) - beta * log(policy(y|x) / ref(y|x))                                     (eq. 3)
 #
 # x is the prompt, y the completion, and ref the reference. Beta is the price for leaving the
-# reference. The average of the logarithm is called the KL divergence of the policy from the
-# reference. It is 0 if they are equal, and positive if not.
+# reference. The average of the logarithm, over names that the policy writes, is called the KL
+# divergence of the policy from the reference. It is 0 if the two are equal, and positive if not.
 #
-# Suppose that we knew the rewards. Then multiply ref with exp(reward / beta), and call it best:
+# Suppose that we knew the rewards. Then multiply ref with exp(reward / beta). The result is called
+# best here, and will turn out to be it:
 #
 #     best(y|x) = ref(y|x) * exp(reward(x, y) / beta) / Z(x)                                (eq. 4)
 #
@@ -192,20 +194,23 @@ def log_ratio(policy, reference, tokens):
 #
 # and put this into eq. 3:
 #
-#     beta * log(best / ref) + beta * log Z(x) - beta * log(policy / ref)
-#         = beta * log Z(x) - beta * log(policy / best)
+#     beta * log(best(y|x) / ref(y|x)) + beta * log Z(x) - beta * log(policy(y|x) / ref(y|x))
+#         = beta * log Z(x) - beta * log(policy(y|x) / best(y|x))
 #
-# No policy can change the first term, because Z(x) depends on the prompt alone. The average of the
-# second is beta times the KL divergence of the policy from best. It is 0 if the policy is best, and
-# any other policy pays for it.
+# No policy can change beta * log Z(x), because Z(x) depends on the prompt alone. On average, beta
+# times the KL divergence of the policy from best is subtracted from it. That is nothing if the
+# policy is best, and more than nothing for any other policy. So best is the best one.
 #
-# So far, best is of no use: nobody can compute Z(x), which has too many terms. So use the formula
-# in the other direction. Take any policy, and define rewards by it:
+# We do not know the rewards, though. So begin with a policy instead, and define rewards by it:
 #
 #     implicit_reward(x, y) = beta * log(policy(y|x) / ref(y|x))
 #
-# Which policy is the best one for these rewards? Eq. 4 says: ref * (policy / ref) / Z(x), which is
-# the policy itself. (Its probabilities sum to 1 already, so Z(x) is 1.) Every policy is the best
+# Which policy is the best one for these rewards? exp(implicit_reward / beta) is policy / ref. With
+# it, eq. 4 becomes
+#
+#     best(y|x) = ref(y|x) * (policy(y|x) / ref(y|x)) / Z(x) = policy(y|x)
+#
+# where Z(x) is 1, because the probabilities of a policy sum to 1 already. Every policy is the best
 # one for its own implicit rewards.
 #
 # It remains to find the policy whose implicit rewards explain the pairs. For this we assume, with
@@ -216,7 +221,7 @@ def log_ratio(policy, reference, tokens):
 # This is 0.5 for equal rewards, and near 1 if the first is much larger. With the implicit rewards,
 # the difference is beta * margin:
 #
-#     margin = log_ratio(chosen) - log_ratio(rejected)
+#     margin = log_ratio of chosen - log_ratio of rejected
 #     p(chosen is preferred to rejected) = sigmoid(beta * margin)                           (eq. 6)
 #
 # The loss is minus the logarithm of this probability.
@@ -250,18 +255,20 @@ def minus_log_sigmoid(x):
 def dpo_loss(policy, reference, chosen, rejected, beta):
     """-log sigmoid(beta * margin) of one pair, in nats (eq. 7).
 
-    Its gradient pushes the chosen name up and the rejected one down, both with the strength
-    beta * (1 - sigmoid(beta * margin)). With beta = 0.5:
+    Its derivatives by the two log probabilities are minus and plus the same number, which is called
+    the strength here: beta * (1 - sigmoid(beta * margin)). So the chosen name is pushed up and the
+    rejected one down. With beta = 0.5:
 
         margin     loss     strength
             -6     3.049    0.476      the pair is ranked the wrong way: the strongest push
              0     0.693    0.250      undecided, as every pair is before training
              6     0.049    0.024      ranked the right way by far: hardly any push is left
 
-    How is beta a price here? What makes the push fade is a large beta * margin. A large beta needs
-    only a small margin for it, so the policy is soon content near the reference. The push never
-    ends, though, if no pair contradicts the others, as here. Margins then grow with every step, and
-    policies can only be compared after the same number of steps.
+    How is beta a price here? The push fades when beta * margin is large, and with a large beta a
+    small margin is enough for that. So the policy is content nearer to the reference. (The strength
+    also has beta as a factor. Adam divides such a factor out.) The price is paid for good only if
+    pairs contradict each other, as the choices of people do. Here a rule decides every pair, so
+    that margins can grow as long as training goes on.
     """
     margin = log_ratio(policy, reference, chosen) - log_ratio(policy, reference, rejected)
     return minus_log_sigmoid(beta * margin)
@@ -289,8 +296,11 @@ def train_sft(policy, pairs):
     """The obvious rival: train on the chosen names as on any names, and ignore the rejected ones.
 
     This is called supervised fine-tuning (SFT). It has as many steps as train_dpo(), with the same
-    optimizer and learning rate. Yields the loss before each step. Its preferred rate and its KL
-    divergence are both smaller than with beta = 0.5, so the run does not tell which way is better.
+    optimizer and learning rate. Yields the loss before each step.
+
+    To compare, look at the preferred rate and at the KL divergence together: the farther a policy
+    moves, the easier is a high rate. At an equal KL divergence, this run shows no advantage of DPO.
+    A likely reason is that one rule has chosen all names here, so that examples alone can teach it.
     """
     params = [p for matrix in policy.values() for row in matrix for p in row]
     m = [0.0] * len(params)
@@ -311,7 +321,7 @@ def complete(model, prompt):
     boundary = len(model["wte"]) - 1  # the last row of the token embeddings
     tokens = [boundary, prompt]
     cache = {}
-    gpt(model, boundary, 0, cache)  # reads the boundary; what follows it is given
+    gpt(model, boundary, 0, cache)  # reads the boundary, only to fill the cache
     while len(tokens) <= block_size and tokens[-1] != boundary:  # the model can read block_size
         logits = gpt(model, tokens[-1], len(tokens) - 1, cache)
         probs = softmax(logits)
