@@ -507,8 +507,8 @@ def test_curve_distance(script, monkeypatch):
 
 def test_near_rate(script):
     curve = [[0.0, 0.0], [10.0, 0.0]]
-    points = [[0.0, 0.2], [0.0, -0.22], [10.2, 0.0], [5.0, 0.0]]
-    assert script.near_rate(points, curve) == 0.5  # within 0.21
+    points = [[0.0, 0.2], [0.0, -0.22], [10.2, 0.0], [5.0, 0.0], [0.1, 0.0]]
+    assert script.near_rate(points, curve) == 0.6  # within 0.21
 
 
 def test_gaussian_like(script):
