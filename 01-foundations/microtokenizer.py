@@ -203,11 +203,11 @@ def count_failures(texts, merges):
 def main():
     started = time.perf_counter()
     random.seed(42)
-    show_small_training(["anna", "hanna", "annie"])
-
     # Some names stand in the list twice. Here each counts once.
     names = list(dict.fromkeys(load_names()))
     random.shuffle(names)
+    show_small_training(["anna", "hanna", "annie"])
+
     training = names[:num_training]
     heldout = names[num_training : num_training + num_heldout]
     print(f"\nLearning {num_merges} merges from {len(training)} of {len(names)} names. The first:")
