@@ -27,7 +27,7 @@ CRITERIA = {
         "random_cosine_untrained": "> random_cosine + 0.05",
         "random_cosine_attracted": "> 0.8",
         "recall_at_1": "> max(recall_at_1_counts, recall_at_1_tfidf)",
-        "recall_at_1_untrained": "< recall_at_1 - 0.1",
+        "recall_at_1_untrained": "< recall_at_1 - 0.05",
         "anna_anne_cosine": "> anna_zachary_cosine",
         "neighbor_edit_distance": "<= random_edit_distance / 2",
         "runtime_seconds": "< 300",

@@ -22,7 +22,8 @@ SCRIPT = SCRIPTS["microgpt"]
 RAW = NAMES.read_bytes()
 # Loads the names from the test's server. The timeout is checked, then shortened.
 CODE = """
-    import functools, sys, urllib.request
+    import functools, signal, sys, urllib.request
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
     sys.path.insert(0, {folder!r})
     import microgpt as script
     script.NAMES_URL, script.NAMES_SHA256 = {url!r}, {sha256!r}
@@ -36,7 +37,8 @@ CODE = """
 """
 # As on a read-only file system, where root may not write either.
 READ_ONLY = """
-    import os, sys
+    import os, signal, sys
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     def refuse(event, args):
         if event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             raise PermissionError(13, "read-only", str(args[0]))

@@ -228,7 +228,7 @@ def test_training_brings_versions_together_and_names_apart(script):
     assert recall > 0.95
     positive, other, recall = after[script.attract_only]
     assert positive > 0.95  # without negatives everything becomes similar
-    assert other > 0.95
+    assert other > 0.9
 
 
 def test_nearest_against_sorting_by_hand(script):
