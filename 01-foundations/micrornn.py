@@ -6,7 +6,8 @@ letter matters for what comes 16 letters later. To learn this, training needs to
 at the end depends on the state at the beginning. This dependence is a gradient, and the chain rule
 finds it: go back from the end, and multiply by the derivative of each update on the way. If every
 update halves the gradient, 15 updates leave 0.5^15 = 0.00003 of it. It vanishes, and the first
-letter has almost no say in what is learned.
+letter has almost no say in what is learned. (This script measures the gradient by the state. A say
+of the letter also needs that the state takes the letter in, which a slow gate does slowly.)
 
 The idea: give every number of the state a gate, which is a number z between 0 and 1. It decides how
 much of the old number is replaced:
@@ -15,8 +16,8 @@ much of the old number is replaced:
 
 If z is 0, the old number stays. If z is 1, the candidate takes its place. On the direct way from
 new to old, the gradient is multiplied by 1 - z and by nothing else. With z = 0.02, 15 updates leave
-0.98^15 = 0.74 of it. With z = 0.5, they leave 0.5^15 again. So a gate alone is no help. It has to
-be set so that z is small, at least for a part of the state.
+0.98^15 = 0.74 of it. With z = 0.5, they leave 0.5^15 again. So a gate alone is of little help. It
+has to be set so that z is small, at least for a part of the state.
 
     1. rnn_cell: the plain update. Mix the token and the old state by matrices, add a bias (a number
        that depends on neither), and squeeze the result between -1 and 1 with tanh.
@@ -132,7 +133,7 @@ def blend(z, old, candidate):
         d(new)/d(old) = 1 - z            the direct way for the gradient
         d(new)/d(candidate) = z
 
-    The first state of a text is made of floats, even if z and candidate are Values.
+    In training, the first state of a text is made of floats, although z and candidate are Values.
     """
     if not isinstance(z, Value):
         return (1 - z) * old + z * candidate
@@ -249,8 +250,8 @@ def init_rnn(vocab_size):
 def init_gru(vocab_size):
     """The parameters {name: matrix} of a GRU, as floats.
 
-    They have the shapes and scales of the RNN's. The gates z and r have the same three matrices as
-    the candidate, so the GRU has more than twice as many parameters.
+    They have the shapes and scales of the RNN's. The gates z and r and the candidate each have
+    matrices and a bias of their own, so the GRU has more than twice as many parameters.
 
     The biases of z set the gates. A slow unit replaces 2 % of its number per token, so it remembers
     for about 50 tokens. A fast unit replaces 95 %, almost like a unit of the RNN. What ratio is to
@@ -363,7 +364,7 @@ def train(model, names, chars):
 def cut_sequences(names, chars):
     """num_sequences pieces [seq_len + 1] of a text in which a boundary stands between the names.
 
-    No single name is long enough. With pieces of 4 + 1 tokens, "anna", "bo" and "mia" give
+    Hardly any single name is long enough. With pieces of 4 + 1 tokens, "anna", "bo" and "mia" give
 
         text      .anna.bo.mia.
         pieces    .anna    a.bo.    .mia.

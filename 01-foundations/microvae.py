@@ -434,7 +434,8 @@ def evaluate(model, points):
     """Means per point: {"reconstruction", "kls": [z_dim], the KL of each dimension, "kl", "elbo"}.
 
     ELBO has the KL with the weight 1, whatever beta the model was trained with. So it is at most
-    log p(x) for each of the models, and they can be compared by it.
+    log p(x) for each of the models. How far below it lies differs from model to model, so a lower
+    ELBO does not prove that a model is worse.
     """
     reconstructions = []
     for x in points:
