@@ -312,6 +312,7 @@ def test_share_is_the_cosine_of_two_heads(script, parts):
     assert copies["wk"] == [parts["common_k"]] * 4
     assert copies["wv"] == [parts["common_v"]] * 4
     assert script.make_weights(parts, 0.0)["wv"] == parts["own_v"]
+    assert script.make_weights({**parts, "wo": "output"}, 0.0)["wo"] == "output"
 
 
 def test_pooled_heads_keep_the_stated_cosine(script, parts):
@@ -359,6 +360,12 @@ def test_turning_a_head_keeps_its_scores_and_not_its_cosine(script):
     for out, reference in zip(a, b):
         assert out == pytest.approx(reference, abs=1e-12)
     assert script.head_similarity(other["wk"]) < 0.95 < script.head_similarity(w["wk"])
+
+
+def test_dot_refuses_different_lengths(script):
+    assert script.dot([1.0, 2.0], [3.0, 4.0]) == 11.0
+    with pytest.raises(ValueError):
+        script.dot([1.0, 2.0], [1.0])
 
 
 def test_cosines(script):

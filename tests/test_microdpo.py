@@ -262,10 +262,27 @@ def test_copies_are_kept_along_training_and_judged(script, monkeypatch, capsys):
     monkeypatch.setattr(script, "num_watch_prompts", 3)
     progress = script.judge_copies(copies, reference, [pair], [0, 1, 0, 1], ["a", "b"])
     assert list(progress) == [0, 2, 4, 5]
+    random.seed(8)
+    alone = script.judge_copies({5: copies[5]}, reference, [pair], [0, 1, 0, 1], ["a", "b"])
+    random.seed(8)
+    _, figures = script.judge(copies[5], reference, [0, 1, 0], ["a", "b"])
+    assert {key: alone[5][key] for key in figures} == figures
     assert progress[0]["kl"] == progress[0]["chosen_log_ratio"] == 0.0
     assert progress[5]["kl"] > 0
     assert progress[5]["accuracy"] == 1.0
     assert 0 <= progress[5]["preferred_rate"] <= 1
+
+
+def test_judge_models_judges_each_under_its_title(script, monkeypatch):
+    model, reference = tiny_models(script, monkeypatch)
+    random.seed(9)
+    samples, figures = script.judge_models(
+        {"one": model, "two": reference}, reference, [0, 1], ["a", "b"]
+    )
+    random.seed(9)
+    for title, judged in (("one", model), ("two", reference)):
+        expected = script.judge(judged, reference, [0, 1], ["a", "b"])
+        assert (samples[title], figures[title]) == expected
 
 
 def test_supervised_fine_tuning_sees_the_chosen_names_alone(script):
