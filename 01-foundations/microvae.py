@@ -36,7 +36,8 @@ formula. Its derivative by the mean is 1, and its derivative by std is eps.
        the cloud is from N(0, I). The loss is the first plus beta times the second.
     5. train: take a few points, compute their loss, and change the parameters of both networks
        against the gradient. Repeat.
-    6. sample_point: to make a new point, leave out the encoder. Draw z from N(0, I) and decode it.
+    6. sample_point: to make a new point, leave out the encoder. Draw z from N(0, I), decode it, and
+       add noise, as THE LOSS below assumes.
        interpolate: to go from one point to another, decode codes on the line between their codes.
     7. score_gradient: there is another way to a gradient, which does not need the formula of
        step 2. Compare how much the two gradients vary from draw to draw.
@@ -60,8 +61,8 @@ num_heldout = 1000  # other points; all results are about them, except the loss 
 data_noise = 0.05  # standard deviation of the points around the wave, in each coordinate
 n_hidden = 24  # numbers in the hidden layer of the encoder, and of the decoder
 z_dim = 2  # numbers in a code; one would be enough to tell a place along the wave
-sigma = 0.12  # standard deviation of points around a decoded code; see THE LOSS
-betas = (0.1, 1.0, 5.0)  # weights of the KL divergence; one model is trained with each
+sigma = 0.12  # standard deviation of points around a decoded code; fixed, see THE LOSS
+betas = (0.0, 1.0, 5.0)  # weights of the KL divergence; one model is trained with each
 main_beta = 1.0  # the weight that the theory asks for; this model is looked at more closely
 num_steps = 3000  # training steps for each beta
 batch_size = 4  # points per step
@@ -225,14 +226,15 @@ def reparameterize(mu, log_var, eps):
 #
 #     -log p(x|z) = |x - x'|^2 / (2 sigma^2) + log(2 pi sigma^2)
 #
-# The last term is the same for all parameters. Without it, -ELBO is
+# sigma could be learned like the rest. Here it is fixed, so that the losses of two models differ by
+# their points and codes alone. Then the last term is a constant, -2.403 nats. Without it, -ELBO is
 #
 #     average of |x - x'|^2 / (2 sigma^2) over z from q(z|x) + KL(q(z|x) || p(z))
 #
 # These are the two terms of the loss: bring x back, and keep the cloud near N(0, I). The first
-# alone would make an autoencoder, whose clouds shrink to single codes anywhere. The second alone
-# would make every cloud N(0, I), and no code would tell anything about x. A weight beta on the
-# second term lets us ask for more of the one or of the other. Only with beta = 1 is it -ELBO.
+# alone (beta = 0) makes an autoencoder, whose clouds may lie anywhere. The second alone would make
+# every cloud N(0, I), and no code would tell anything about x. A weight beta on the second term
+# lets us ask for more of the one or of the other. Only with beta = 1 is the loss -ELBO.
 #
 # All logarithms are natural, so losses and KL divergences are in nats. p(x) is a density, which is
 # a probability per area. It can be above 1, so log p(x) and ELBO can be positive.
@@ -351,7 +353,12 @@ def interpolate(model, first, last):
 # So cost(z) * dlog(q)/dmu is an estimate of the gradient, for any z drawn from q. dlog(q)/dmu is
 # called the score function, and the method is also known as REINFORCE (Williams 1992). It needs no
 # derivative of the cost, and no formula for z. So it also works where z is a word and not a number,
-# and where the cost is a reward that somebody gives. The logarithm of the Gaussian q is
+# and where the cost is a reward that somebody gives. But it multiplies by the whole cost. Add 100
+# to every cost, and the gradient of the average is the same, but the estimate is dominated by
+# 100 * dlog(q)/dmu, which is 0 only on average. So one subtracts a number, called the baseline,
+# that makes the costs small. The average cost of the cloud is a usual choice.
+#
+# The logarithm of the Gaussian q is
 #
 #     log(q) = -0.5 * (log(2 pi) + log_var + (z - mu)^2 / exp(log_var))
 #
@@ -377,12 +384,7 @@ def reparam_gradient(cost, mu, log_var, eps):
 
 
 def score_gradient(cost, mu, log_var, eps):
-    """Another estimate of the same gradient [2 * z_dim]: cost(z) times the score function.
-
-    This is its plain form, without a baseline. A baseline is a number that is subtracted from the
-    cost. If it is the same for every z, the estimate stays right on average, because the average of
-    the score function is 0. A good baseline makes the variance smaller.
-    """
+    """Another estimate of the same gradient [2 * z_dim]: cost(z) times the score function."""
     z = reparameterize(mu, log_var, eps)
     height = cost(z)
     by_mu = [eps_i / math.exp(0.5 * log_var_i) for eps_i, log_var_i in zip(eps, log_var)]
@@ -399,33 +401,46 @@ def cost_of_code(model, x):
     return cost
 
 
-def gradient_variance(estimate, model, points):
+def minus_baseline(cost, mu, log_var):
+    """The function cost(z) minus its average over codes z of the cloud, which is the baseline.
+
+    The baseline is the same for every z, and the average of the score function is 0. So an estimate
+    with this cost is right on average as well.
+    """
+    codes = [reparameterize(mu, log_var, draw_normal()) for _ in range(num_grad_draws)]
+    baseline = mean([cost(z) for z in codes])
+    return lambda z: cost(z) - baseline
+
+
+def gradient_variance(estimate, model, points, with_baseline=False):
     """How much an estimate of the gradient varies from draw to draw of eps.
 
-    `estimate` is one of the two functions above. Returns the mean of the variances of the 2 * z_dim
-    numbers in the gradient, at all of the points.
+    `estimate` is reparam_gradient or score_gradient. Returns the mean of the variances of the
+    2 * z_dim numbers in the gradient, at all of the points.
     """
     variances = []
     for x in points:
         cost = cost_of_code(model, x)
         mu, log_var = encode_point(model, x)
+        if with_baseline:
+            cost = minus_baseline(cost, mu, log_var)
         gradients = [estimate(cost, mu, log_var, draw_normal()) for _ in range(num_grad_draws)]
-        for numbers in zip(*gradients):  # the same number of all gradients
-            variances.append(variance(numbers))
+        for i in range(len(gradients[0])):
+            variances.append(variance([gradient[i] for gradient in gradients]))
     return mean(variances)
 
 
 def compare_gradients(model, points):
-    """The variances of the two estimates: {"reparam": ..., "score": ...}.
+    """The variances of the estimates: {"reparam", "score", "score_with_baseline"}.
 
     They are measured at num_probes of the points, which are evenly spread over the list. This
-    compares single estimates. It does not say whether a VAE can be trained with the second one, nor
-    what would be left of the difference with a good baseline.
+    compares single estimates. It does not say whether a VAE can be trained with the second one.
     """
     probes = points[:: len(points) // num_probes]
     return {
         "reparam": gradient_variance(reparam_gradient, model, probes),
         "score": gradient_variance(score_gradient, model, probes),
+        "score_with_baseline": gradient_variance(score_gradient, model, probes, True),
     }
 
 
@@ -482,6 +497,7 @@ def judge_samples(samples, heldout):
     point. A single good point, repeated, is enough for that. "coverage" goes from held-out points
     to samples. It is small if every real point is near some sample. Points spread densely over the
     whole plane are enough for that. Both are small only if the samples are where real points are.
+    So neither of the two says anything without the other.
     """
     return {"distance": mean_nearest(samples, heldout), "coverage": mean_nearest(heldout, samples)}
 
@@ -521,26 +537,23 @@ def step_ratio(path):
     return max(steps) / mean(steps)
 
 
-def judge_paths(model, heldout):
-    """Means over num_paths paths: {"step_ratio", "distance", "line_distance"}.
+def judge_paths(connect, heldout):
+    """Means over num_paths paths connect(left, right): {"step_ratio", "distance", "coverage"}.
 
     The held-out points are in the order of the wave. The first path leads from the first to the
-    last, the next one from the second to the last but one, and so on. A distance is that from a
-    point of a path to the nearest held-out point. line_distance is that of straight lines.
+    last, the next one from the second to the last but one, and so on. The two distances are those
+    of judge_samples() for the points of all paths. Again, each alone says little: a path that stays
+    in one place of the wave has a small "distance", and a straight line has even steps.
     """
     step_ratios = []
     on_paths = []
-    on_lines = []
-    for left, right in zip(heldout[:num_paths], reversed(heldout)):
-        path = interpolate(model, left, right)
+    for i in range(num_paths):
+        left = heldout[i]
+        right = heldout[-1 - i]
+        path = connect(left, right)
         step_ratios.append(step_ratio(path))
         on_paths += path
-        on_lines += straight_path(left, right)
-    return {
-        "step_ratio": mean(step_ratios),
-        "distance": mean_nearest(on_paths, heldout),
-        "line_distance": mean_nearest(on_lines, heldout),
-    }
+    return {"step_ratio": mean(step_ratios), **judge_samples(on_paths, heldout)}
 
 
 # === MAIN ===
@@ -551,7 +564,8 @@ def main():
     heldout = make_data(num_heldout)
     untrained = init_model()
     print(f"{num_train} points to train on, and {num_heldout} held out.")
-    show_point("One held-out point before training", untrained, heldout[num_heldout // 3])
+    example = heldout[num_heldout // 3]
+    show_point("One held-out point before training", untrained, example)
 
     # One model per beta. All start with the same parameters.
     models = {}
@@ -561,7 +575,7 @@ def main():
         show_training(train(model, points, beta), num_steps)
         models[beta] = as_floats(model)
     vae = models[main_beta]
-    show_point("The same point after training with beta 1", vae, heldout[num_heldout // 3])
+    show_point("The same point after training with beta 1", vae, example)
 
     # How well do points come back, and how much does each number of a code tell about them?
     first = evaluate(untrained, heldout)
@@ -569,23 +583,31 @@ def main():
     last = figures[main_beta]
     show_figures(first, figures)
 
-    # Is what the VAE makes like the held-out points? Compare with three other ways to make points.
+    # Is what the VAE makes like the held-out points? And what of it is due to the KL divergence?
     made = {
         "samples of the VAE": [sample_point(vae) for _ in range(num_samples)],
+        "samples without KL (beta 0)": [sample_point(models[0.0]) for _ in range(num_samples)],
+        "samples before training": [sample_point(untrained) for _ in range(num_samples)],
         "samples of a Gaussian": gaussian_samples(points, num_samples),
-        "more points of the wave": make_data(num_samples),
         "one training point, repeated": [points[num_train // 3]],
+        "more points of the wave": make_data(num_samples),
     }
     distances = {title: judge_samples(samples, heldout) for title, samples in made.items()}
     sampled = distances["samples of the VAE"]
     gaussian = distances["samples of a Gaussian"]
-    paths = judge_paths(vae, heldout)
+    without_kl = distances["samples without KL (beta 0)"]
+    paths = {
+        "by way of codes": judge_paths(functools.partial(interpolate, vae), heldout),
+        "the same before training": judge_paths(functools.partial(interpolate, untrained), heldout),
+        "straight lines": judge_paths(straight_path, heldout),
+    }
     draw_planes(models, heldout, made["samples of the VAE"])
     show_distances(distances, paths)
 
     # Which gradient varies less from draw to draw?
     variances = compare_gradients(vae, heldout)
-    show_variances({"untrained": compare_gradients(untrained, heldout), "trained": variances})
+    before = compare_gradients(untrained, heldout)
+    show_variances({"untrained": before, "trained": variances})
 
     rows = [
         ("recon_loss_first", first["reconstruction"], ""),
@@ -593,13 +615,13 @@ def main():
         ("elbo_first", first["elbo"], ""),
         ("elbo_last", last["elbo"], "> -0.7"),
         ("kl", last["kl"], "0.1 to 50"),
-        ("kl_low_beta", figures[betas[0]]["kl"], f"> {last['kl'] + 0.5:.4f}"),
-        ("kl_high_beta", figures[betas[-1]]["kl"], f"< {last['kl'] - 0.5:.4f}"),
+        ("kl_low_beta", figures[0.0]["kl"], f"> {last['kl'] + 0.5:.4f}"),
+        ("kl_high_beta", figures[5.0]["kl"], f"< {last['kl'] - 0.5:.4f}"),
         ("sample_distance", sampled["distance"], f"< {gaussian['distance'] / 3:.4f}"),
         ("gaussian_distance", gaussian["distance"], ""),
-        ("coverage_distance", sampled["coverage"], f"< {gaussian['coverage'] - 0.005:.4f}"),
-        ("gaussian_coverage", gaussian["coverage"], ""),
-        ("interpolation_step_ratio", paths["step_ratio"], "< 2"),
+        ("coverage_distance", sampled["coverage"], f"< {without_kl['coverage'] / 2:.4f}"),
+        ("coverage_without_kl", without_kl["coverage"], ""),
+        ("interpolation_step_ratio", paths["by way of codes"]["step_ratio"], "< 2"),
         ("score_to_reparam_variance", variances["score"] / variances["reparam"], "> 2"),
         ("runtime_seconds", time.perf_counter() - started, "< 240"),
     ]
@@ -649,6 +671,7 @@ def show_figures(first, figures):
         "\nMeans of the held-out points, in nats. KL is the sum of its parts for z[0] and z[1], the"
     )
     print("two numbers of a code. Where a part is 0, its number tells nothing about the point.")
+    print(f"ELBO is {-math.log(2 * math.pi * sigma**2):.3f} - reconstruction - KL.")
     print("beta        reconstruction      KL     ELBO     KL of z[0]   KL of z[1]")
     for title, row in {"untrained": first, **figures}.items():
         print(
@@ -663,20 +686,29 @@ def show_distances(distances, paths):
     print("                            from made to held-out   from held-out to made")
     for title, row in distances.items():
         print(f"{title:<28}{row['distance']:14.3f}{row['coverage']:24.3f}")
+    evenness = "longest / mean step"
     print(f"\n{num_paths} paths from the left end of the wave to the right end:")
-    print("                    to the nearest held-out point   longest step / mean step")
-    print(f"by way of codes     {paths['distance']:17.3f}{paths['step_ratio']:27.2f}")
-    print(f"straight lines      {paths['line_distance']:17.3f}{1:27.2f}")
+    print(f"                            from path to held-out   from held-out to path   {evenness}")
+    for title, row in paths.items():
+        line = f"{title:<28}{row['distance']:14.3f}{row['coverage']:24.3f}"
+        print(f"{line}{row['step_ratio']:24.2f}")
 
 
 def show_variances(variances):
     """Print what compare_gradients() found, untrained and trained."""
-    print("\nVariance of the two gradients of the reconstruction loss by mu and log_var. The score")
-    print("function is used without a baseline:")
-    print("            reparameterized   score function   ratio")
+    print(
+        "\nVariance of the gradients of the reconstruction loss by mu and log_var, and in brackets"
+    )
+    print("how many times the first one it is. Before training, the score function is multiplied")
+    print(
+        "by large losses. The baseline is the mean loss of the cloud, and is subtracted from them:"
+    )
+    print("            reparameterized   score function      with baseline")
     for title, row in variances.items():
-        ratio = row["score"] / row["reparam"]
-        print(f"{title:<12}{row['reparam']:15.2f}{row['score']:17.2f}{ratio:8.1f}")
+        line = f"{title:<12}{row['reparam']:15.2f}"
+        for kind in ("score", "score_with_baseline"):
+            line += f"{row[kind]:10.2f} ({row[kind] / row['reparam']:5.1f})"
+        print(line)
 
 
 def letters(n):
@@ -705,9 +737,8 @@ def print_side_by_side(pictures):
 def draw_planes(models, heldout, samples):
     """Draw where the clouds of each model are, and then points, samples and a path."""
     letter = letters(len(heldout))
-    print(
-        "\nThe mean of the cloud of each held-out point. A letter tells the place along the wave."
-    )
+    print("\nThe mean of the cloud of each held-out point. A letter tells the place on the wave.")
+    print("Where several points share a place of the drawing, the last one is drawn.")
     pictures = []
     for beta, model in models.items():
         means = [encode_point(model, x)[0] for x in heldout]

@@ -7,25 +7,26 @@ the whole text through the model again for each token. But only one position is 
 values of all others come out exactly as they did a moment ago.
 
 The idea: attention in a GPT is causal, which means that a position looks only at itself and at
-earlier positions. (It is trained to predict the token behind it, so the model must not see that
-token.) Whatever is written later therefore changes nothing in the keys and values of a position.
+earlier positions. (It is trained to predict the next token, so the model must not see that token.)
+Whatever is written later therefore changes nothing in the keys and values of a position.
 Compute them once, and keep them in a KV cache: K for key, V for value. Then only the newest
 position has to be computed for each token. The price is memory that has to be kept from token to
 token, for every text that is being written.
 
     1. forward: some positions of the text are in the cache. Run the others through the model, and
-       append their keys and values to the cache. If the cache is empty, that is the whole text.
+       append their keys and values to the cache. If the cache is empty, run the whole text.
     2. write: write a text, token by token. To work with a cache means to call forward with the same
        cache each time. To work without one means to call it with an empty cache each time. Nothing
        else is different.
     3. compare: write the same text in both ways, check that the scores for the next token (the
-       logits) are equal, and count multiplications. With a cache, the newest of t positions looks
-       at t keys. Without one, all positions look again, at 1 + 2 + ... + t = t (t + 1) / 2 keys. So
-       when t doubles, the attention for a token costs twice as much with a cache, and about four
-       times as much without.
+       logits) are equal, and count multiplications. The matrices of the model meet one vector per
+       token with a cache, and all t vectors of the text without one. In attention, the newest of t
+       positions looks at t keys. Without a cache, all positions look again, at 1 + 2 + ... + t =
+       t (t + 1) / 2 keys. So when t doubles, the attention for a token costs twice as much with a
+       cache, and about four times as much without.
     4. serve: share one memory among the caches of many texts, whose final lengths nobody knows.
-       Reserving enough for the longest possible text leaves most of it empty, because texts begin
-       short and few of them get that long. Paging hands out small pages, as they are needed.
+       Reserving enough for the longest possible text leaves most of it empty, because every text
+       begins short, and most end short. Paging hands out small pages, as they are needed.
 
 The model is a relative of Andrej Karpathy's microgpt (2026). His gpt() always works with such a
 cache, one token at a time; the forward() here can do both. Paging is that of vLLM (Kwon et al.
@@ -50,15 +51,15 @@ n_head = 2  # attention heads, which share those numbers
 num_steps = 500  # training steps, one name each
 first_rate = 0.3  # learning rate of the first step; it falls linearly to 0
 num_prompts = 8  # names that the model continues, each to the full length of the context
-bytes_per_number = 2  # what a number in the cache would take in 16 bits
+bytes_per_number = 2  # what a number in a cache usually takes; Python's floats here take more
 memory_size = 256  # positions that fit into the memory that many texts share
-longest_text = 16  # positions that a text needs at most: the longest name and a boundary
+longest_text = 16  # positions of the longest text in that memory: a boundary and 15 letters
 page_sizes = (8, 4, 2, 1)  # positions per page, to compare
 main_page_size = 4  # the one that the results at the end are about
 num_texts = 300  # texts that come and go in the shared memory; each is as long as a name
-# read by the code that is repeated from microgpt
+# read also by the code that is repeated from microgpt
 n_layer = 2  # layers of attention and MLP
-block_size = 64  # the context: positions that the model can handle (a page is something else)
+block_size = 64  # the context: positions that the model can handle; each prompt is continued to it
 
 # === BORROWED from microgpt.py: what you need to know of it ===
 # - Value is a number that remembers how it was computed, so that loss.backward() can find the
@@ -66,7 +67,7 @@ block_size = 64  # the context: positions that the model can handle (a page is s
 #   as_values() and as_floats() copy a model into the other kind.
 # - init_model() makes the matrices of a GPT {name: matrix}. wte and wpe hold a vector for each
 #   token and position. lm_head turns the final vector into a score (logit) for every token.
-# - encode() turns a name into tokens, with the same boundary token in front and behind.
+# - encode() turns a name into tokens, with the same boundary token before and after it.
 # - embed(model, token, position) adds the two vectors of a token and its position, and rescales
 #   them by rmsnorm(), which also stands before each half of a layer.
 # - dot() is the dot product of two vectors. relu() makes negative numbers 0. softmax() turns
@@ -93,27 +94,29 @@ def linear(x, matrix, counter):
 def attend(q, keys, values, counter):
     """Attention of one position: softmax(q K^T / sqrt(head_size)) V, for each head by itself.
 
-    In words: each head takes its share of the query, compares it with its share of every key by a
-    dot product, makes shares of 1 from these scores with softmax, and averages its share of all
-    values with them.
+    Every query, key and value vector is cut into one part per head. A head compares its part of the
+    query with its part of every key, by a dot product. softmax turns these scores into weights that
+    add up to 1. The output of the head is the average of its parts of the values, with these
+    weights.
 
     q [n_embd] is the position's query. keys and values [t][n_embd] are those of the t positions
-    that it can see. Returns the averages of all heads, one behind the other, [n_embd]. The cost
-    grows with t: per position that can be seen, n_embd multiplications for the scores of all heads,
+    that it can see. Returns the outputs of all heads, joined to one vector [n_embd]. The cost grows
+    with t: for each position that can be seen, n_embd multiplications for the scores of all heads,
     and n_embd for the averages.
     """
     head_size = n_embd // n_head
     outputs = []
     for start in range(0, n_embd, head_size):
-        part = slice(start, start + head_size)  # this head's share of the numbers
+        part = slice(start, start + head_size)  # the places of this head in every vector
         scores = []
         for key in keys:
             score = counted_dot(q[part], key[part], "scores", counter)
             scores.append(score / head_size**0.5)
-        attention = softmax(scores)  # [t]
-        for i in range(start, start + head_size):
-            value_i = [value[i] for value in values]  # the number i of every position's value, [t]
-            outputs.append(counted_dot(attention, value_i, "averages", counter))
+        attn_weights = softmax(scores)  # [t]
+        value_parts = [value[part] for value in values]  # [t][head_size]
+        for i in range(head_size):
+            column = [value_part[i] for value_part in value_parts]  # [t], one number per position
+            outputs.append(counted_dot(attn_weights, column, "averages", counter))
     return outputs
 
 
@@ -123,7 +126,10 @@ def add(x, y):
 
 
 def num_cached(cache):
-    """How many positions are in a cache {layer: (keys, values)}, or 0 if it is {}."""
+    """How many positions are in a cache {layer: (keys, values)}, or 0 if it is {}.
+
+    Every layer has a key and a value of the same positions, so it is enough to look at layer 0.
+    """
     if not cache:
         return 0
     keys, _ = cache[0]
@@ -137,17 +143,21 @@ def forward(model, tokens, cache, counter):
     from the beginning of the same text. The keys and values of the new positions are appended to
     it. Returns [new positions][n_embd].
 
-    Why a cache is allowed: look at what a position reads. It reads its own vector, and the keys and
-    values in the lists. The loop below goes from left to right, so those of later positions are not
-    in the lists yet. In layer 0 its vector comes from its own token, and so no later token has a
-    part in what layer 0 computes for it. That is its vector in layer 1, and the same holds there.
+    Why a cache is allowed: take any position, say 3. In layer 0 it reads its own vector, which
+    comes from its own token, and the keys and values of the positions 0 to 3. Those of later
+    positions are not in the lists yet, because the loop over the vectors goes from left to right.
+    So no later token has a part in what layer 0 computes for position 3. What layer 0 computes for
+    the positions 0 to 3 is all that position 3 reads in layer 1. So no later token has a part in
+    what layer 1 computes for it either, and so on, however many layers there are.
     """
     first_new = num_cached(cache)
     vectors = []
     for position in range(first_new, len(tokens)):
         vectors.append(embed(model, tokens[position], position))
     for layer in range(n_layer):
-        keys, values = cache.setdefault(layer, ([], []))  # empty lists at first
+        if layer not in cache:
+            cache[layer] = ([], [])
+        keys, values = cache[layer]  # the cache's own lists: what is appended to them stays
         outputs = []
         for x in vectors:
             # Attention: append the key and value of this position, then look at all that are there.
@@ -185,14 +195,18 @@ def train(model, names, chars):
 
 
 # === WRITING: without a cache and with one ===
+Step = collections.namedtuple("Step", "text logits counter kept_numbers")
+
+
 def write(model, tokens, use_cache):
-    """Continue a text until the context is full. Yield (tokens so far, logits, counter) per token.
+    """Continue a text until the context is full. Yield a Step per token.
 
-    logits [vocab_size] are the scores of the next token, and the counter holds what they cost.
-    Its entry "kept numbers" is how many numbers stay in memory until the next token.
+    text are the tokens so far. logits [vocab_size] are the scores of the next token, and the
+    counter holds what they cost. kept_numbers is how many numbers of keys and values stay in memory
+    until the next token.
 
-    Writing does not stop at a boundary. The vectors of positions beyond the longest name have not
-    been trained, so the model writes noise there. That changes no cost.
+    Writing does not stop at a boundary. The model was trained on names, so the rows of wpe for
+    later positions have never been trained, and the model writes noise there. That changes no cost.
 
     With a cache, the first call of forward() computes all positions of the prompt. This is called
     prefill, and parallel hardware does it all at once. The later calls compute one position each.
@@ -205,8 +219,7 @@ def write(model, tokens, use_cache):
         counter = collections.Counter()
         vectors = forward(model, tokens, cache, counter)
         logits = linear(vectors[-1], model["lm_head"], counter)
-        counter["kept numbers"] = count_numbers(cache) if use_cache else 0
-        yield tokens, logits, counter
+        yield Step(tokens, logits, counter, count_numbers(cache) if use_cache else 0)
         probs = softmax(logits)
         next_token = random.choices(range(len(probs)), weights=probs)[0]
         tokens = [*tokens, next_token]
@@ -221,34 +234,35 @@ def count_numbers(cache):
     return count
 
 
-Comparison = collections.namedtuple("Comparison", "text plain cached differences")
-
-
 def compare(model, prompt):
-    """Continue a prompt in both ways. Return a Comparison.
+    """Continue a prompt in both ways. Return (plain, cached), each {length of the text: Step}.
 
-    plain and cached are {length of the text: counter}, without and with a cache. The differences
-    are the number of lengths at which the texts or the logits of the two ways are not equal.
+    plain is without a cache and cached is with one. Both draw the same random numbers, so that
+    their texts can differ only if their logits do.
 
-    Both ways draw the same random numbers, so the texts can differ only if the logits do. The
-    logits are equal to the last bit, because the same sums are added up in the same order.
-    (Parallel hardware may add in another order, and then the last digits differ.)
+    The plain way could be leaner. In the last layer, only the newest position's vector is used.
+    Without the others, 64 positions would cost 92504 multiplications instead of 165080. The growth
+    would be the same, because all layers before the last one need every position.
     """
     state = random.getstate()
-    plain_steps = list(write(model, prompt, use_cache=False))
+    plain = {len(step.text): step for step in write(model, prompt, use_cache=False)}
     random.setstate(state)
-    cached_steps = list(write(model, prompt, use_cache=True))
-    plain = {}
-    cached = {}
+    cached = {len(step.text): step for step in write(model, prompt, use_cache=True)}
+    return plain, cached
+
+
+def count_differences(plain, cached):
+    """The number of lengths at which the texts or the logits of the two ways are not equal.
+
+    The logits should be equal to the last bit, because the same sums are added up in the same
+    order. (Parallel hardware may add in another order, and then the last digits differ.)
+    """
     differences = 0
-    for plain_step, cached_step in zip(plain_steps, cached_steps, strict=True):
-        plain_text, plain_logits, plain_counter = plain_step
-        cached_text, cached_logits, cached_counter = cached_step
-        plain[len(plain_text)] = plain_counter
-        cached[len(cached_text)] = cached_counter
-        if plain_text != cached_text or plain_logits != cached_logits:
+    for length, plain_step in plain.items():
+        cached_step = cached[length]
+        if plain_step.text != cached_step.text or plain_step.logits != cached_step.logits:
             differences += 1
-    return Comparison(plain_text, plain, cached, differences)
+    return differences
 
 
 def attention_cost(counter):
@@ -256,23 +270,24 @@ def attention_cost(counter):
     return counter["scores"] + counter["averages"]
 
 
-def attention_growth(counters):
+def attention_growth(steps):
     """The cost of attention for the last token of the context, divided by that at half of it."""
-    return attention_cost(counters[block_size]) / attention_cost(counters[block_size // 2])
+    last = attention_cost(steps[block_size].counter)
+    return last / attention_cost(steps[block_size // 2].counter)
 
 
-def total(counters):
-    """All multiplications that were counted for a text."""
-    return sum(counter["matrices"] + attention_cost(counter) for counter in counters.values())
+def total(steps):
+    """All multiplications that were counted for a text {length: Step}."""
+    return sum(step.counter["matrices"] + attention_cost(step.counter) for step in steps.values())
 
 
-def cache_bytes(counter):
-    """What was kept for the next token, in bytes: a key and a value per layer and position.
+def kept_bytes(step):
+    """What is kept for the next token, in bytes, if a number takes bytes_per_number.
 
     Llama 2 with 7 billion parameters keeps 32 layers * 2 * 4096 numbers * 2 bytes = 0.5 MB for each
-    token of each text.
+    token of each text. The 2 in the middle stands for a key and a value.
     """
-    return counter["kept numbers"] * bytes_per_number
+    return step.kept_numbers * bytes_per_number
 
 
 # === PAGING: one memory for the caches of many texts ===
@@ -297,30 +312,31 @@ def serve(lengths, page_size):
     """Let texts of the given lengths come and go, and yield the state of the memory at each step.
 
     In step i, text i arrives. A text of length 3 that arrives in step 5 has 1, 2 and 3 positions in
-    the steps 5, 6 and 7. In step 8 it is gone, and its pages are free again. The lengths decide
-    only when a text leaves.
+    the steps 5, 6 and 7. In step 8 it is gone, and its pages are free again. Pages are given out
+    without a look at the lengths, as nobody would know them: a length only says when a text ends.
 
     Yields (tables, sizes, free): {text: its pages}, {text: positions it has}, and the free pages.
-    Raises IndexError if a page is needed and none is free.
+    They are the same three objects each time, and change with the next step. Raises IndexError if a
+    page is needed and none is free. (A server would let that text wait.)
     """
     free = list(reversed(range(memory_size // page_size)))  # pop() takes page 0 first
     tables = {}
     sizes = {}
-    for step in range(
-        len(lengths) + max(lengths)
-    ):  # the last text arrives in step len(lengths) - 1
+    step = 0
+    while step < len(lengths) or tables:  # until the last text has ended
         for text in list(tables):
             if sizes[text] == lengths[text]:
                 free += tables.pop(text)
                 del sizes[text]
         if step < len(lengths):
-            tables[step] = []
+            tables[step] = []  # no page yet
             sizes[step] = 0
         for text, table in tables.items():
-            if sizes[text] == len(table) * page_size:  # all its pages are full
+            if sizes[text] == len(table) * page_size:  # it has no page, or all its pages are full
                 table.append(free.pop())
             sizes[text] += 1
         yield tables, sizes, free
+        step += 1
 
 
 Use = collections.namedtuple("Use", "mean_used mean_taken peak")
@@ -329,8 +345,9 @@ Use = collections.namedtuple("Use", "mean_used mean_taken peak")
 def memory_use(lengths, page_size):
     """Serve all texts. Return positions: used and taken on average, and the most ever taken.
 
-    A position is used if it holds something, and taken if it is on the page of a text. To reserve
-    room for the longest text, without paging, is the same as to have one page of that size.
+    A position is used if it holds something, and taken if it is on the page of a text. There is no
+    code for reserving: with pages of longest_text positions, a text gets a page when it begins,
+    which is room for the longest text, and never needs another one.
     """
     used = []
     taken = []
@@ -359,12 +376,17 @@ def main():
     show_training(train(model, names[:num_steps], chars), num_steps)
     model = as_floats(model)
 
-    # Is the output the same, and what does a token cost? A prompt is a boundary and a name.
+    # Is the output the same? A prompt is a boundary and a name. What follows is noise, see write().
     comparisons = [compare(model, tokens[:-1]) for tokens in others[:num_prompts]]
-    num_compared = sum(len(comparison.plain) for comparison in comparisons)
-    num_different = sum(comparison.differences for comparison in comparisons)
-    first = comparisons[0]
-    show_costs(letters_of(first.text, chars), first.plain, first.cached)
+    num_compared = 0
+    num_different = 0
+    for plain, cached in comparisons:
+        num_compared += len(plain)
+        num_different += count_differences(plain, cached)
+
+    # What does a token cost? That depends on the length of the text alone, so one text is enough.
+    plain, cached = comparisons[0]
+    show_costs(letters_of(plain[block_size].text, chars), plain, cached)
 
     # How much memory do many texts take? Each is as long as a name and the boundary before it.
     lengths = [len(tokens) - 1 for tokens in others]
@@ -373,14 +395,15 @@ def main():
     paging = {page_size: memory_use(lengths, page_size) for page_size in page_sizes}
     show_waste(reserving, paging)
 
+    # The last bound says that pages of 4 never take much more than half of what reserving takes.
     print_results(
         [
             ("compared_tokens", num_compared, ""),
             ("different_tokens", num_different, "== 0"),
-            ("uncached_attention_growth", attention_growth(first.plain), "3.8 to 4"),
-            ("cached_attention_growth", attention_growth(first.cached), "1.9 to 2.1"),
-            ("multiplications_ratio", total(first.plain) / total(first.cached), "> 10"),
-            ("cache_bytes_per_token", cache_bytes(first.cached[block_size]) / block_size, "== 64"),
+            ("uncached_attention_growth", attention_growth(plain), "3.8 to 4"),
+            ("cached_attention_growth", attention_growth(cached), "1.9 to 2.1"),
+            ("multiplications_ratio", total(plain) / total(cached), "> 10"),
+            ("cache_bytes_per_token", kept_bytes(cached[block_size]) / block_size, "== 64"),
             ("reserving_waste", waste(reserving), "> 60"),
             ("paging_waste", waste(paging[main_page_size]), "< 40"),
             ("reserving_peak", reserving.peak, ""),
@@ -419,35 +442,33 @@ def show_costs(text, plain, cached):
     """Print what each token of a text costs in both ways, and what is kept for it."""
     prompt_length = min(plain)
     print(f"\nThe model continues {text[:prompt_length]} to {text}")
-    print(
-        "Multiplications for a token, with the model's matrices and in attention. The first row is"
-    )
-    print("the token behind the prompt, for which both ways compute all positions.")
+    print("Multiplications for one token, with the model's matrices and in attention. The first")
+    print("row is the first token after the prompt, for which both ways compute all positions.")
+    print(f"Bytes kept are those of the cache, {bytes_per_number} for a number. # stands for 256.")
     print("                 no cache            with a cache")
-    print("positions  matrices  attention  matrices  attention   bytes kept (# for 256)")
+    print("positions  matrices  attention  matrices  attention  bytes kept")
     for length in plain:
         if length == prompt_length or length % 8 == 0:
             line = f"{length:9d}"
-            for counter in (plain[length], cached[length]):
-                line += f"{counter['matrices']:10d}{attention_cost(counter):11d}"
-            size = cache_bytes(cached[length])
-            print(f"{line}{size:10d} {'#' * (size // 256)}")
+            for step in (plain[length], cached[length]):
+                line += f"{step.counter['matrices']:10d}{attention_cost(step.counter):11d}"
+            size = kept_bytes(cached[length])
+            print(f"{line}{size:12d} {'#' * (size // 256)}")
     print(f"The whole text: {total(plain)} without a cache, {total(cached)} with one.")
 
 
 def show_memory(lengths):
-    """Print the memory when the eighth text has arrived, reserved and paged."""
-    print("\nThe shared memory when text 8 has arrived. A digit is a position that holds something")
+    """Print the memory in step 7, reserved and paged."""
+    print("\nThe shared memory when text 7 has arrived, after texts 0 to 6. A digit is a position")
     print("of the text with this number. A dot is taken but empty. The rest, at the end, is free.")
+    print("A text that has ended is gone, and the next text that needs a page may take its pages.")
     for page_size in (longest_text, main_page_size):
-        states = serve(lengths, page_size)
-        for _ in range(8):
-            tables, sizes, _ = next(states)
+        tables, sizes, _ = next(itertools.islice(serve(lengths, page_size), 7, None))
         pages = [[" "] * page_size for _ in range(memory_size // page_size)]
         for text, table in tables.items():
             for position in range(len(table) * page_size):
                 page, place = place_of(table, position, page_size)
-                pages[page][place] = str(text + 1) if position < sizes[text] else "."
+                pages[page][place] = str(text) if position < sizes[text] else "."
         memory = "|".join("".join(page) for page in pages).rstrip(" |")
         title = "reserved" if page_size == longest_text else "paged"
         print(f"{title:9}{memory}")
@@ -455,10 +476,9 @@ def show_memory(lengths):
 
 def show_waste(reserving, paging):
     """Print how much of the memory that is taken stays empty."""
-    print(
-        "\nPositions taken by all texts together (# for two that hold something, . for two empty):"
-    )
-    print("               empty   at most   on average, drawn")
+    print("\nPositions that all texts together take: how many of these are empty, how many are")
+    print("taken at most, and on average. # is drawn for two that hold something, . for two empty.")
+    print("               empty   at most   on average")
     rows = {f"reserve {longest_text}": reserving}
     rows |= {f"pages of {page_size}": use for page_size, use in paging.items()}
     for title, use in rows.items():

@@ -77,7 +77,7 @@ CRITERIA = {
         "kl_low_beta": "> kl + 0.5",
         "kl_high_beta": "< kl - 0.5",
         "sample_distance": "< gaussian_distance / 3",
-        "coverage_distance": "< gaussian_coverage - 0.005",
+        "coverage_distance": "< coverage_without_kl / 2",
         "interpolation_step_ratio": "< 2",
         "score_to_reparam_variance": "> 2",
         "runtime_seconds": "< 240",

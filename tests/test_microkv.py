@@ -182,62 +182,72 @@ def test_both_ways_write_the_same_and_cost_what_the_formula_says(script, monkeyp
         start = n - 1 if i else 0  # the first call with a cache reads the whole prompt
         assert plain[0] == cached[0] == tokens
         assert plain[1] == cached[1] == scores(script, model, tokens, {})[-1]
-        assert plain[2] == {**formula(0, n), "kept numbers": 0}
-        assert cached[2] == {**formula(start, n), "kept numbers": 2 * LAYERS * N * n}
+        assert plain[2:] == (formula(0, n), 0)
+        assert cached[2:] == (formula(start, n), 2 * LAYERS * N * n)
         tokens += random.choices(range(27), weights=softmax(plain[1]))
     assert i == 12 - len(prompt)
     assert prompt == tokens[: len(prompt)]
 
 
-def test_compare_counts_what_differs(script, monkeypatch):
+def test_compare_writes_both_with_the_same_draws(script, monkeypatch):
     monkeypatch.setattr(script, "block_size", 12)
     model, prompt = weights(positions=12), TOKENS[:4]
     random.seed(9)
-    tokens, plain, cached, differences = script.compare(model, prompt)
+    plain, cached = script.compare(model, prompt)
     random.seed(9)
     steps = list(script.write(model, prompt, use_cache=True))
-    assert tokens == steps[-1][0]
-    assert differences == 0
-    assert plain == {n: {**formula(0, n), "kept numbers": 0} for n in range(4, 13)}
-    assert list(cached) == list(range(4, 13))
-    for n, counter in cached.items():
-        expected = formula(0 if n == 4 else n - 1, n)
-        assert {kind: counter[kind] for kind in expected} == expected
+    assert cached == {len(step.text): step for step in steps}
+    assert plain[12].text == steps[-1].text
+    assert script.count_differences(plain, cached) == 0
+    for n in range(4, 13):
+        assert plain[n].counter == formula(0, n)
+        assert cached[n].counter == formula(0 if n == 4 else n - 1, n)
     assert script.total(cached) == sum(sum(formula(n - 1, n).values()) for n in range(5, 13)) + sum(
         formula(0, 4).values()
     )
-    write = script.write
 
-    def spoiled(model, tokens, use_cache):
-        for found, logits, counter in write(model, tokens, use_cache):
-            if use_cache and len(found) in (6, 9):
-                logits = [*logits[:-1], logits[-1] + 1e-15]
-            yield found, logits, counter
 
-    monkeypatch.setattr(script, "write", spoiled)
-    assert script.compare(model, prompt)[3] == 2
+def test_count_differences(script):
+    plain = {n: script.Step([0] * n, [0.5, 1.0], None, 0) for n in range(4, 9)}
+    cached = dict(plain)
+    assert script.count_differences(plain, cached) == 0
+    cached[6] = script.Step([0] * 6, [0.5, 1.0 + 1e-15], None, 9)  # other logits
+    assert script.count_differences(plain, cached) == 1
+    cached[8] = script.Step([0] * 7 + [1], [0.5, 1.0], None, 9)  # another text
+    assert script.count_differences(plain, cached) == 2
 
-    def other_text(model, tokens, use_cache):
-        for found, logits, counter in write(model, tokens, use_cache):
-            yield ([0] if use_cache and len(found) == 7 else found), logits, counter
 
-    monkeypatch.setattr(script, "write", other_text)
-    assert script.compare(model, prompt)[3] == 1
+def as_steps(script, counters):
+    """{length: Step} with these costs, and the numbers that a cache of this length keeps."""
+    steps = {}
+    for n, costs in counters.items():
+        kept = 2 * LAYERS * N * n
+        steps[n] = script.Step([0] * n, None, collections.Counter(costs), kept)
+    return steps
 
 
 def test_attention_growth(script):
-    plain = {n: collections.Counter(formula(0, n)) for n in (32, 64)}
+    plain = as_steps(script, {n: formula(0, n) for n in (32, 64)})
     assert script.attention_growth(plain) == (64 * 65) / (32 * 33)
-    cached = {n: collections.Counter(formula(n - 1, n)) for n in (32, 64)}
+    cached = as_steps(script, {n: formula(n - 1, n) for n in (32, 64)})
     assert script.attention_growth(cached) == 2
 
 
-def test_cache_bytes_are_those_of_the_numbers_in_it(script):
+def test_the_lean_plain_way_costs_what_compare_says(script):
+    """At 64 positions: in the last layer all make keys and values, and one makes the rest."""
+    whole = script.total(as_steps(script, {64: formula(0, 64)}))
+    others = 63 * (2 * N * N + 2 * 4 * N * N) + N * 2 * (63 * 64 // 2)
+    assert (whole, whole - others) == (165080, 92504)
+    assert "92504" in script.compare.__doc__
+    assert "165080" in script.compare.__doc__
+
+
+def test_kept_bytes_are_those_of_the_numbers_in_the_cache(script):
     model, cache = weights(), {}
     scores(script, model, TOKENS, cache)
     numbers = [x for layer in cache.values() for side in layer for row in side for x in row]
     assert script.count_numbers(cache) == len(numbers) == len(TOKENS) * LAYERS * 2 * N
-    assert script.cache_bytes({"kept numbers": 5}) == 10
+    assert script.kept_bytes(script.Step([], [], None, 5)) == 10
 
 
 # --- blocks of memory ---
@@ -302,7 +312,7 @@ def test_memory_use_is_what_the_ages_round_up_to(script, size):
     rng = random.Random(3)
     lengths = [rng.randrange(3, 16) for _ in range(60)]
     used, taken = [], []
-    for step in range(len(lengths) + max(lengths)):
+    for step in range(max(i + n for i, n in enumerate(lengths)) + 1):
         ages = [step - i + 1 for i, n in enumerate(lengths) if 1 <= step - i + 1 <= n]
         used.append(sum(ages))
         taken.append(sum(math.ceil(age / size) * size for age in ages))
@@ -343,8 +353,8 @@ def test_training_is_gradient_descent_with_a_falling_rate(script, monkeypatch):
 def test_drawings(script, capsys, monkeypatch):
     model, chars = weights(positions=64), list("abcdefghijklmnopqrstuvwxyz")
     script.show_three_tokens(model, [26, 0, 13], chars)
-    plain = {n: collections.Counter(formula(0, n)) for n in range(3, 65)}
-    cached = {n: collections.Counter(formula(n - 1, n)) for n in range(3, 65)}
+    plain = as_steps(script, {n: formula(0, n) for n in range(3, 65)})
+    cached = as_steps(script, {n: formula(n - 1, n) for n in range(3, 65)})
     script.show_costs(".anna" * 13, plain, cached)
     lengths = [7, 5, 9, 4, 8, 6, 10, 3]
     script.show_memory(lengths)

@@ -345,14 +345,43 @@ def test_gradient_variance_is_that_of_the_cost_at_the_encoded_cloud(script, monk
     assert found == pytest.approx(math.fsum(spreads) / 4, rel=1e-5)
 
 
-def test_compare_gradients_keeps_the_two_apart(script, monkeypatch):
+def test_compare_gradients_keeps_them_apart(script, monkeypatch):
     monkeypatch.setattr(script, "num_probes", 2)
-    monkeypatch.setattr(script, "gradient_variance", lambda f, _, probes: (f.__name__, probes))
+    monkeypatch.setattr(script, "gradient_variance", lambda f, _, *rest: (f.__name__, *rest))
     found = script.compare_gradients({}, [10, 20, 30, 40])
     assert found == {
         "reparam": ("reparam_gradient", [10, 30]),
         "score": ("score_gradient", [10, 30]),
+        "score_with_baseline": ("score_gradient", [10, 30], True),
     }
+
+
+def test_the_baseline_is_the_mean_cost_of_the_cloud(script, monkeypatch):
+    """cost = z[0]^2 + z[1] has the mean mu_0^2 + var_0 + mu_1 over the cloud."""
+    monkeypatch.setattr(script, "num_grad_draws", 20000)
+    random.seed(4)
+    cost = script.minus_baseline(lambda z: z[0] ** 2 + z[1], [2.0, 1.0], [math.log(0.25), -4.0])
+    assert cost([3.0, 5.0]) == pytest.approx(14.0 - (4 + 0.25 + 1), abs=0.06)
+
+
+def test_a_constant_cost_has_no_gradient_and_the_baseline_removes_its_variance(script, monkeypatch):
+    monkeypatch.setattr(script, "cost_of_code", lambda model, x: lambda z: 7.0)
+    monkeypatch.setattr(script, "num_grad_draws", 50)
+    random.seed(4)
+    points = [[0.1, 0.2], [0.5, -0.5]]
+    assert script.gradient_variance(script.score_gradient, some_weights(), points) > 1
+    assert script.gradient_variance(script.score_gradient, some_weights(), points, True) == 0.0
+
+
+def test_gradient_variance_looks_at_all_points(script, monkeypatch):
+    """The cost is 0 at the first point and not at the second, so the mean is half of one's."""
+    monkeypatch.setattr(script, "cost_of_code", lambda model, x: lambda z: x[0])
+    monkeypatch.setattr(script, "encode_point", lambda model, x: ([0.0, 0.0], [0.0, 0.0]))
+    monkeypatch.setattr(script, "num_grad_draws", 4000)
+    random.seed(4)
+    # The variances of 3 * eps and of 3 * 0.5 * (eps^2 - 1) are 9 and 4.5.
+    found = script.gradient_variance(script.score_gradient, {}, [[0.0], [3.0]])
+    assert found == pytest.approx((9 + 4.5) / 2 / 2, rel=0.1)
 
 
 def moments(points):
@@ -419,33 +448,23 @@ def test_interpolate_decodes_codes_on_a_line(script, monkeypatch):
 
 
 def test_judge_paths(script, monkeypatch):
-    """Points on a quarter of a square. One path bends along it, and the straight line does not."""
-    monkeypatch.setattr(script, "num_paths", 1)
-    monkeypatch.setattr(script, "path_length", 3)
-    heldout = [[0.0, 0.0], [0.0, 1.0], [1.0, 1.0]]
-    ends = []
-
-    def interpolate(model, left, right):
-        ends.append([left, right])
-        return [[0.0, 0.0], [0.0, 2.0], [1.0, 2.0]]
-
-    monkeypatch.setattr(script, "interpolate", interpolate)
-    found = script.judge_paths({}, heldout)
-    assert ends == [[[0.0, 0.0], [1.0, 1.0]]]
-    assert found == {
-        "step_ratio": 2 / 1.5,
-        "distance": (0 + 1 + 1) / 3,
-        "line_distance": pytest.approx(math.sqrt(0.5) / 3),
-    }
-
-
-def test_judge_paths_takes_pairs_from_the_two_ends(script, monkeypatch):
+    """Points on a line. Two paths: one between the ends, one between their neighbours."""
     monkeypatch.setattr(script, "num_paths", 2)
-    heldout = [[float(i), 0.0] for i in range(6)]
+    heldout = [[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [7.0, 0.0], [8.0, 0.0]]
     ends = []
-    monkeypatch.setattr(script, "interpolate", lambda _, a, b: ends.append((a[0], b[0])) or [a, b])
-    script.judge_paths({}, heldout)
-    assert ends == [(0.0, 5.0), (1.0, 4.0)]
+
+    def connect(left, right):
+        ends.append((left[0], right[0]))
+        return [[0.0, 1.0], [3.0, 1.0], [4.0, 1.0]] if len(ends) == 1 else [[7.0, 0.0], [8.0, 0.0]]
+
+    found = script.judge_paths(connect, heldout)
+    assert ends == [(0.0, 8.0), (1.0, 7.0)]
+    near = math.sqrt(2)
+    assert found == {
+        "step_ratio": pytest.approx((3 / 2 + 1) / 2),
+        "distance": pytest.approx((1 + near + math.sqrt(5) + 0 + 0) / 5),
+        "coverage": pytest.approx((1 + near + near + 0 + 0) / 5),
+    }
 
 
 def test_training_takes_steps_of_adam_at_a_falling_rate(script, monkeypatch):
