@@ -70,7 +70,7 @@ example_noise = [1.0, -0.5]  # for the point that is followed in the output
 example_times = [1, 10, 30]  # at which it is shown
 example_time_back = 10  # from which one reverse step is shown
 drawn_times = [30, 12, 6, 3, 0]  # at which the points on their way to data are drawn
-# read by the code that is repeated from microgpt
+# read also by the code that is repeated from microgpt
 beta1 = 0.85  # Adam's memory of the gradient; unrelated to the betas of the noise
 beta2 = 0.99  # Adam's memory of the squared gradient
 eps_adam = 1e-8  # keeps Adam's division finite; unrelated to the noise eps

@@ -24,7 +24,7 @@ NEW = [name for name in SCRIPTS if name not in OLD_FORM]
 BORROWERS = [name for name in NEW if name != "microgpt"]
 # A reader needs no introduction to these.
 PLAIN = set("load_names mean print show_progress show_training draw_curve print_results".split())
-READ_BY_COPIES = "# read by the code that is repeated from microgpt"
+READ_BY_COPIES = "# read also by the code that is repeated from microgpt"
 
 
 def text_of(name):
