@@ -13,19 +13,20 @@ of these codes. What it makes of any other code is a matter of chance.
 The idea of the variational autoencoder (VAE) is to make the codes fill a known region. Then a
 random code from this region can be decoded to a new example. For this, two things are changed.
 First, the encoder does not return one code but a cloud of codes. The cloud is a Gaussian, given by
-its mean and its variance, and the decoder gets a code z that is drawn from it. So all codes in the
-middle of a cloud have to be decoded to nearly the same x. Second, each cloud costs something, and
-the more, the more it differs from the standard Gaussian, which has the mean 0 and the variance 1 in
-each dimension and is written N(0, I). This price is called the KL divergence. It pulls the clouds
-of all examples into the same region around 0, which they have to share.
+its mean and its variance, and the decoder gets a code z that is drawn from it. Second, each cloud
+has a price. It is 0 for the standard Gaussian, which has the mean 0 and the variance 1 in each
+dimension and is written N(0, I), and it grows with the difference from it. This price is called the
+KL divergence. It pulls the clouds of all examples into the same region around 0, and it keeps them
+from shrinking to points. So the clouds fill the region, and the codes of each cloud have to be
+decoded to nearly the same x.
 
     x -> encode_point -> mean and variance -> draw z -> decode_point -> x'
 
 Training needs a gradient: by how much does the loss change if the mean changes a little? The chain
 rule answers this through any chain of formulas. But "draw z" is not a formula of the mean, and so
-the chain breaks there. The first line of this page says how to mend it. Draw a number eps from
-N(0, I), with which the parameters have nothing to do. Then compute z = mean + std * eps, where the
-standard deviation std is the root of the variance. This z is distributed as before, and it is a
+the chain breaks there. The remedy is to move the randomness out of the chain: draw a number eps
+from N(0, I), with which the parameters have nothing to do, and compute z = mean + std * eps, where
+the standard deviation std is the root of the variance. This z is distributed as before, and it is a
 formula. Its derivative by the mean is 1, and its derivative by std is eps.
 
     1. encode_point: a network turns x into its cloud, given by the mean mu and by log_var, the
@@ -45,7 +46,7 @@ formula. Its derivative by the mean is 1, and its derivative by std is eps.
 The VAE is by Kingma & Welling (2014), whose equation numbers are used. Rezende et al. (2014) found
 it at the same time. The weight beta is by Higgins et al. (2017). In production x is an image, and
 the networks are deep. Stable Diffusion does not make images but codes of such an autoencoder, which
-are smaller, and lets its decoder turn them into images (Rombach et al. 2022).
+have fewer numbers than images, and lets its decoder turn them into images (Rombach et al. 2022).
 """
 
 import functools
@@ -68,7 +69,7 @@ num_steps = 3000  # training steps for each beta
 batch_size = 4  # points per step
 learning_rate = 0.02  # how far a step moves a parameter at first; it falls linearly to 0
 num_eval_draws = 10  # codes that are drawn for each held-out point to measure the loss
-num_samples = 1000  # points that each way of making points makes
+num_samples = 1000  # points that are made in each way of making points, but for one
 num_paths = 50  # pairs of held-out points to interpolate between
 path_length = 10  # points on such a path, with both ends
 num_probes = 20  # held-out points at which two kinds of gradient are compared
@@ -88,20 +89,21 @@ eps_adam = 1e-8  # keeps Adam's division finite; unrelated to the eps of step 2
 # - relu() makes negative numbers 0. Without it between them, two layers would do no more than one.
 # - adam_step(params, m, v, step, rate) changes Values against their gradients, by about `rate`, and
 #   sets the gradients back to 0. The lists m and v are its memory, of one number per parameter.
+# - show_training(losses, n) runs a training of n steps, which yields losses, and prints some.
 
 
 # === THE DATA: points along a wave ===
-def make_data(n):
-    """n points along the wave up = 0.7 * sin(2 * right), in order from left to right.
+def make_data(n, noise):
+    """n points around the wave up = 0.7 * sin(2 * right), in order along the wave.
 
     A point is the list [right, up] of its coordinates. (They are not called x and y here, because
-    x is the whole point, as in the paper.) Each coordinate has some noise.
+    x is the whole point, as in the paper.) Each coordinate has noise of this standard deviation.
     """
     places = sorted(random.uniform(-1.5, 1.5) for _ in range(n))
     points = []
     for place in places:
-        right = random.gauss(place, data_noise)
-        up = random.gauss(0.7 * math.sin(2 * place), data_noise)
+        right = random.gauss(place, noise)
+        up = random.gauss(0.7 * math.sin(2 * place), noise)
         points.append([right, up])
     return points
 
@@ -179,13 +181,16 @@ def reparameterize(mu, log_var, eps):
     """A code [z_dim] from the cloud with mean mu and variance exp(log_var), if eps is from N(0, I).
 
     A generator of random numbers, asked for a code from the cloud, usually returns plain numbers.
-    They do not remember mu, so backward() would stop there. Here z is a formula of mu and std, with
+    They do not remember mu, so backward() would stop there. Here z is a formula of mu and std. With
+    std = exp(0.5 * log_var),
 
-        dz/dmu = 1        dz/dlog_var = dz/dstd * dstd/dlog_var = eps * 0.5 * std
+        dz/dmu = 1        dz/dstd = eps        dstd/dlog_var = 0.5 * std
 
-    and backward() goes on to the encoder. It answers this question: with the same eps, how would z
-    have moved with mu and log_var, and what would that have done to the loss? (Kingma & Welling,
-    section 2.4)
+    and backward() goes on to the encoder. Why is one draw enough? We want the derivative of an
+    average: that of the cost of z over all z of the cloud. Written in this way, the cloud itself
+    depends on mu. Written as the average of cost(mu + std * eps) over all eps, it does not: the
+    distribution of eps is fixed. So the derivative of the average is the average of the
+    derivatives, and the derivative for one eps is right on average. (Kingma & Welling, section 2.4)
     """
     z = []
     for mu_i, log_var_i, eps_i in zip(mu, log_var, eps, strict=True):
@@ -211,30 +216,35 @@ def reparameterize(mu, log_var, eps):
 #
 # The right side is called the evidence lower bound, ELBO. KL(q || p) is the average of log(q / p)
 # over samples of q. It is 0 if q and p are equal, and positive if not. To see why ELBO is at most
-# log p(x), suppose that the recipe has made x, and ask which code it has used. The answer is called
-# p(z|x). By Bayes' rule it is p(x|z) * p(z) / p(x). So for every z
+# log p(x), suppose that the recipe has made x, and ask which code it may have used. How probable
+# each code is, given x, is written p(z|x), and Bayes' rule says that it is p(x|z) * p(z) / p(x).
+# Put this into log(q(z|x) / p(z|x)), and take the product apart:
 #
-#     log(q(z|x) / p(z|x)) = log p(x) + log(q(z|x) / p(z)) - log p(x|z)
+#     log(q(z|x) / p(z|x)) = log q(z|x) - log p(x|z) - log p(z) + log p(x)
+#                          = log(q(z|x) / p(z)) - log p(x|z) + log p(x)
 #
-# Take the average of both sides over z from q(z|x):
+# Take the average over z from q(z|x). log p(x) does not depend on z, so it stays as it is:
 #
-#     KL(q(z|x) || p(z|x)) = log p(x) + KL(q(z|x) || p(z)) - average of log p(x|z)
+#     KL(q(z|x) || p(z|x)) = KL(q(z|x) || p(z)) - average of log p(x|z) + log p(x)
 #                          = log p(x) - ELBO                                                (eq. 1)
 #
 # The left side is not negative, so ELBO is at most log p(x). Training makes -ELBO small. p(x|z) is
-# a Gaussian in two dimensions, so
+# a Gaussian with the standard deviation sigma in each of two dimensions, so
 #
 #     -log p(x|z) = |x - x'|^2 / (2 sigma^2) + log(2 pi sigma^2)
 #
-# sigma could be learned like the rest. Here it is fixed, so that the losses of two models differ by
-# their points and codes alone. Then the last term is a constant, -2.403 nats. Without it, -ELBO is
+# sigma is a choice. It says how exactly a point has to be brought back: an error of sqrt(2) * sigma
+# = 0.17 costs 1 nat. It is not learned, so the last term is a constant, -2.403 nats. Without this
+# constant, -ELBO is
 #
-#     average of |x - x'|^2 / (2 sigma^2) over z from q(z|x) + KL(q(z|x) || p(z))
+#     (average of |x - x'|^2 / (2 sigma^2) over z from q(z|x)) + KL(q(z|x) || p(z))
 #
 # These are the two terms of the loss: bring x back, and keep the cloud near N(0, I). The first
-# alone (beta = 0) makes an autoencoder, whose clouds may lie anywhere. The second alone would make
-# every cloud N(0, I), and no code would tell anything about x. A weight beta on the second term
-# lets us ask for more of the one or of the other. Only with beta = 1 is the loss -ELBO.
+# alone (beta = 0) makes an autoencoder, whose clouds may lie anywhere and shrink nearly to points.
+# The second alone would make every cloud N(0, I), and no code would tell anything about x. A weight
+# beta on the second term lets us ask for more of the one or of the other. Only with beta = 1 is the
+# loss -ELBO for this sigma. (Divide the loss by beta to see what beta does: it is the loss of a VAE
+# with beta 1 and with sigma * sqrt(beta) instead of sigma.)
 #
 # All logarithms are natural, so losses and KL divergences are in nats. p(x) is a density, which is
 # a probability per area. It can be above 1, so log p(x) and ELBO can be positive.
@@ -243,14 +253,8 @@ def reparameterize(mu, log_var, eps):
 def reconstruction_loss(x, decoded):
     """|x - decoded|^2 / (2 sigma^2), for two points [2]. It is -log p(x|z) without its last term.
 
-    It is 1 where the distance of the two points is sqrt(2) * sigma = 0.17. With a smaller sigma,
-    the same distance costs more, so it is worth more KL to let the code tell more.
-
     If one code has to stand for several x, the loss is smallest where it is decoded to their mean.
-    The mean of several images is a blurred image, and images of VAEs are known to be blurred. But
-    every example has a loss of its own, so it is expensive to leave a kind of example out. A GAN is
-    another kind of generator. It is trained to deceive a network that looks for fakes. Its images
-    are sharp, but it may leave kinds of examples out, because no term of its loss asks for each.
+    The mean of several images is a blurred image, and images of VAEs are known to be blurred.
     """
     error = [decoded_i - x_i for decoded_i, x_i in zip(decoded, x, strict=True)]
     return dot(error, error) * (0.5 / sigma**2)
@@ -356,9 +360,11 @@ def interpolate(model, first, last):
 # and where the cost is a reward that somebody gives. But it multiplies by the whole cost. Add 100
 # to every cost, and the gradient of the average is the same, but the estimate is dominated by
 # 100 * dlog(q)/dmu, which is 0 only on average. So one subtracts a number, called the baseline,
-# that makes the costs small. The average cost of the cloud is a usual choice.
+# that makes the costs small. The average cost of the cloud is a usual choice. The estimate stays
+# right on average, because what is subtracted, baseline * dlog(q)/dmu, is 0 on average: the sum of
+# q over all z is 1 whatever mu is, so the sum of dq/dmu is 0.
 #
-# The logarithm of the Gaussian q is
+# log(q) is a sum with one term for each number of the code. The term of one number z is
 #
 #     log(q) = -0.5 * (log(2 pi) + log_var + (z - mu)^2 / exp(log_var))
 #
@@ -386,10 +392,10 @@ def reparam_gradient(cost, mu, log_var, eps):
 def score_gradient(cost, mu, log_var, eps):
     """Another estimate of the same gradient [2 * z_dim]: cost(z) times the score function."""
     z = reparameterize(mu, log_var, eps)
-    height = cost(z)
+    cost_of_z = cost(z)
     by_mu = [eps_i / math.exp(0.5 * log_var_i) for eps_i, log_var_i in zip(eps, log_var)]
     by_log_var = [0.5 * (eps_i * eps_i - 1) for eps_i in eps]
-    return [height * score for score in by_mu + by_log_var]
+    return [cost_of_z * score for score in by_mu + by_log_var]
 
 
 def cost_of_code(model, x):
@@ -402,11 +408,7 @@ def cost_of_code(model, x):
 
 
 def minus_baseline(cost, mu, log_var):
-    """The function cost(z) minus its average over codes z of the cloud, which is the baseline.
-
-    The baseline is the same for every z, and the average of the score function is 0. So an estimate
-    with this cost is right on average as well.
-    """
+    """The function cost(z) minus its average over codes z of the cloud, which is the baseline."""
     codes = [reparameterize(mu, log_var, draw_normal()) for _ in range(num_grad_draws)]
     baseline = mean([cost(z) for z in codes])
     return lambda z: cost(z) - baseline
@@ -450,7 +452,7 @@ def evaluate(model, points):
 
     ELBO has the KL with the weight 1, whatever beta the model was trained with. So it is at most
     log p(x) for each of the models. How far below it lies differs from model to model, so a lower
-    ELBO does not prove that a model is worse.
+    ELBO does not prove that a model is worse: see log_evidence().
     """
     reconstructions = []
     for x in points:
@@ -463,6 +465,25 @@ def evaluate(model, points):
     kl = math.fsum(kls)
     elbo = -reconstruction - math.log(2 * math.pi * sigma**2) - kl
     return {"reconstruction": reconstruction, "kls": kls, "kl": kl, "elbo": elbo}
+
+
+def log_evidence(model, points):
+    """The mean of log p(x) over the points, computed without the encoder.
+
+    p(x) is the average of p(x|z) over codes z of the prior. Here a code has only two numbers, so
+    the average can be taken over a grid of codes from -4 to 4, each weighted by the prior. With
+    more numbers in a code, no grid is fine enough, and ELBO is what one has.
+    """
+    codes = [[i / 8, j / 8] for i in range(-32, 33) for j in range(-32, 33)]
+    prior = [math.exp(-0.5 * dot(z, z)) for z in codes]
+    total_prior = math.fsum(prior)
+    decoded = [decode_point(model, z) for z in codes]
+    log_probs = []
+    for x in points:
+        terms = [p * math.exp(-reconstruction_loss(x, d)) for p, d in zip(prior, decoded)]
+        p_x = math.fsum(terms) / total_prior / (2 * math.pi * sigma**2)
+        log_probs.append(math.log(max(p_x, 1e-300)))
+    return mean(log_probs)
 
 
 def kl_by_dimension(model, points):
@@ -519,8 +540,9 @@ def gaussian_samples(points, n):
     mean_up = mean(ups)
     std_right = math.sqrt(variance(rights))
     covariance = mean([(right - mean_right) * (up - mean_up) for right, up in points])
-    # The line up = mean_up + slope * (right - mean_right) fits the points best. What it does not
-    # explain of the variance of `up` is the variance around the line.
+    # The line up = mean_up + slope * (right - mean_right) fits the points best. The line itself has
+    # the variance slope^2 * variance(rights) = slope * covariance. What is left of the variance of
+    # `up` is the variance around the line.
     slope = covariance / variance(rights)
     std_around_line = math.sqrt(variance(ups) - slope * covariance)
     samples = []
@@ -542,8 +564,8 @@ def judge_paths(connect, heldout):
 
     The held-out points are in the order of the wave. The first path leads from the first to the
     last, the next one from the second to the last but one, and so on. The two distances are those
-    of judge_samples() for the points of all paths. Again, each alone says little: a path that stays
-    in one place of the wave has a small "distance", and a straight line has even steps.
+    of judge_samples() for the points of all paths. Again, none of the three says much alone: a path
+    that stays in one place of the wave has a small "distance", and a straight line has even steps.
     """
     step_ratios = []
     on_paths = []
@@ -560,8 +582,8 @@ def judge_paths(connect, heldout):
 def main():
     started = time.perf_counter()
     random.seed(42)
-    points = make_data(num_train)
-    heldout = make_data(num_heldout)
+    points = make_data(num_train, data_noise)
+    heldout = make_data(num_heldout, data_noise)
     untrained = init_model()
     print(f"{num_train} points to train on, and {num_heldout} held out.")
     example = heldout[num_heldout // 3]
@@ -581,7 +603,9 @@ def main():
     first = evaluate(untrained, heldout)
     figures = {beta: evaluate(model, heldout) for beta, model in models.items()}
     last = figures[main_beta]
-    show_figures(first, figures)
+    show_figures({"untrained": first, **figures})
+    evidence = {beta: log_evidence(model, heldout[::10]) for beta, model in models.items()}
+    show_evidence(figures, evidence)
 
     # Is what the VAE makes like the held-out points? And what of it is due to the KL divergence?
     made = {
@@ -590,15 +614,19 @@ def main():
         "samples before training": [sample_point(untrained) for _ in range(num_samples)],
         "samples of a Gaussian": gaussian_samples(points, num_samples),
         "one training point, repeated": [points[num_train // 3]],
-        "more points of the wave": make_data(num_samples),
+        f"the wave with noise {sigma}": make_data(num_samples, sigma),
+        f"the wave with noise {data_noise}": make_data(num_samples, data_noise),
     }
     distances = {title: judge_samples(samples, heldout) for title, samples in made.items()}
     sampled = distances["samples of the VAE"]
     gaussian = distances["samples of a Gaussian"]
     without_kl = distances["samples without KL (beta 0)"]
     paths = {
-        "by way of codes": judge_paths(functools.partial(interpolate, vae), heldout),
-        "the same before training": judge_paths(functools.partial(interpolate, untrained), heldout),
+        "codes of the VAE": judge_paths(functools.partial(interpolate, vae), heldout),
+        "codes without KL (beta 0)": judge_paths(
+            functools.partial(interpolate, models[0.0]), heldout
+        ),
+        "codes before training": judge_paths(functools.partial(interpolate, untrained), heldout),
         "straight lines": judge_paths(straight_path, heldout),
     }
     draw_planes(models, heldout, made["samples of the VAE"])
@@ -621,7 +649,7 @@ def main():
         ("gaussian_distance", gaussian["distance"], ""),
         ("coverage_distance", sampled["coverage"], f"< {without_kl['coverage'] / 2:.4f}"),
         ("coverage_without_kl", without_kl["coverage"], ""),
-        ("interpolation_step_ratio", paths["by way of codes"]["step_ratio"], "< 2"),
+        ("interpolation_step_ratio", paths["codes of the VAE"]["step_ratio"], "< 2"),
         ("score_to_reparam_variance", variances["score"] / variances["reparam"], "> 2"),
         ("runtime_seconds", time.perf_counter() - started, "< 240"),
     ]
@@ -665,24 +693,29 @@ def show_point(title, model, x):
     print(f"by moving mu, with the same eps     {as_text(slopes)}")
 
 
-def show_figures(first, figures):
+def show_figures(figures):
     """Print what evaluate() found of the untrained model and of the model of each beta."""
-    print(
-        "\nMeans of the held-out points, in nats. KL is the sum of its parts for z[0] and z[1], the"
-    )
-    print("two numbers of a code. Where a part is 0, its number tells nothing about the point.")
+    print("\nMeans of the held-out points, in nats. KL is the sum of its parts for z[0] and z[1],")
+    print("the two numbers of a code. Where a part is 0.000, its number tells next to nothing.")
     print(f"ELBO is {-math.log(2 * math.pi * sigma**2):.3f} - reconstruction - KL.")
     print("beta        reconstruction      KL     ELBO     KL of z[0]   KL of z[1]")
-    for title, row in {"untrained": first, **figures}.items():
-        print(
-            f"{title:<12}{row['reconstruction']:14.3f}{row['kl']:8.3f}{row['elbo']:9.3f}"
-            f"{row['kls'][0]:15.3f}{row['kls'][1]:13.3f}"
-        )
+    for title, row in figures.items():
+        line = f"{title:<12}{row['reconstruction']:14.3f}{row['kl']:8.3f}{row['elbo']:9.3f}"
+        print(f"{line}{row['kls'][0]:15.3f}{row['kls'][1]:13.3f}")
+
+
+def show_evidence(figures, evidence):
+    """Print log p(x) beside ELBO, for the model of each beta."""
+    print("\nELBO is at most log p(x), which is computed on a grid of codes for every tenth point:")
+    print("beta           ELBO    log p(x)")
+    for beta, log_prob in evidence.items():
+        print(f"{beta:<10}{figures[beta]['elbo']:9.3f}{log_prob:12.3f}")
 
 
 def show_distances(distances, paths):
     """Print what judge_samples() and judge_paths() found."""
-    print("\nMean distance to the nearest point, between held-out points and what was made:")
+    print("\nMean distance to the nearest point, between held-out points and what was made.")
+    print(f"Samples have noise {sigma}, so compare them with the wave with that noise:")
     print("                            from made to held-out   from held-out to made")
     for title, row in distances.items():
         print(f"{title:<28}{row['distance']:14.3f}{row['coverage']:24.3f}")
@@ -696,13 +729,9 @@ def show_distances(distances, paths):
 
 def show_variances(variances):
     """Print what compare_gradients() found, untrained and trained."""
-    print(
-        "\nVariance of the gradients of the reconstruction loss by mu and log_var, and in brackets"
-    )
-    print("how many times the first one it is. Before training, the score function is multiplied")
-    print(
-        "by large losses. The baseline is the mean loss of the cloud, and is subtracted from them:"
-    )
+    print("\nVariance of the gradients of the reconstruction loss by mu and log_var. In brackets:")
+    print("how many times that of the reparameterized one. Before training, the losses are large,")
+    print("and the score function is multiplied by them, or by what is left after the baseline:")
     print("            reparameterized   score function      with baseline")
     for title, row in variances.items():
         line = f"{title:<12}{row['reparam']:15.2f}"
@@ -735,14 +764,17 @@ def print_side_by_side(pictures):
 
 
 def draw_planes(models, heldout, samples):
-    """Draw where the clouds of each model are, and then points, samples and a path."""
+    """Draw a code of each point for each model, and then points, samples and a path."""
     letter = letters(len(heldout))
-    print("\nThe mean of the cloud of each held-out point. A letter tells the place on the wave.")
-    print("Where several points share a place of the drawing, the last one is drawn.")
+    edge = 4.5  # the drawings of codes reach from -edge to edge in both directions
+    print(f"\nA code drawn from the cloud of each held-out point, both numbers within {edge} of 0.")
+    print("A letter tells the place on the wave. Where several codes meet, the last one is drawn.")
     pictures = []
     for beta, model in models.items():
-        means = [encode_point(model, x)[0] for x in heldout]
-        pictures.append(draw_plane(f"codes with beta {beta}", means, letter, [2.8, 2.8]))
+        codes = [reparameterize(*encode_point(model, x), draw_normal()) for x in heldout]
+        outside = sum(max(abs(z[0]), abs(z[1])) > edge for z in codes)
+        title = f"beta {beta}, {outside} are outside"
+        pictures.append(draw_plane(title, codes, letter, [edge, edge]))
     print_side_by_side(pictures)
 
     print(f"\nPoints, and what the VAE with beta {main_beta} makes:")

@@ -61,7 +61,7 @@ def log_normal(z, mu, log_var):
 
 def test_data_follow_the_wave(script):
     random.seed(1)
-    points = script.make_data(4000)
+    points = script.make_data(4000, 0.05)
     off = [y - 0.7 * math.sin(2 * x) for x, y in points]
     # The noise across is that of y, and that of x times the slope of the wave.
     slopes = [(1.4 * math.cos(2 * x)) ** 2 for x, _ in points]
@@ -384,6 +384,23 @@ def test_gradient_variance_looks_at_all_points(script, monkeypatch):
     assert found == pytest.approx((9 + 4.5) / 2 / 2, rel=0.1)
 
 
+def test_log_evidence_of_a_linear_decoder(script, monkeypatch):
+    """If x' is 0.7 z + (1, -1), x is Gaussian with variance 0.7^2 + sigma^2 around (1, -1)."""
+    decode = lambda model, z: [0.7 * z[0] + 1, 0.7 * z[1] - 1]  # noqa: E731
+    monkeypatch.setattr(script, "decode_point", decode)
+    points = [[1.0, -1.0], [0.2, 0.3], [2.0, -2.5]]
+    spread = math.log(0.7**2 + 0.12**2)
+    expected = [log_normal(x, 1, spread) + log_normal(y, -1, spread) for x, y in points]
+    assert script.log_evidence({}, points) == pytest.approx(math.fsum(expected) / 3, abs=1e-3)
+
+
+def test_elbo_is_at_most_the_evidence(script):
+    model, points = some_weights(), [[0.4, 0.6], [-1.0, -0.5], [0.1, 0.0]]
+    random.seed(1)
+    elbos = [script.evaluate(model, points * 20)["elbo"] for _ in range(3)]
+    assert max(elbos) < script.log_evidence(model, points)
+
+
 def moments(points):
     """The two means, the variance of x, the covariance and the variance of y."""
     n = len(points)
@@ -504,7 +521,7 @@ def test_every_visit_of_a_point_draws_fresh_noise(script, monkeypatch):
 def test_training_learns(script, monkeypatch):
     monkeypatch.setattr(script, "num_steps", 150)
     random.seed(5)
-    points, start = script.make_data(200), enlarged(some_weights(), 0.3)
+    points, start = script.make_data(200, 0.05), enlarged(some_weights(), 0.3)
     model = lift(script, start)
     losses = list(script.train(model, points, 1.0))
     assert len(losses) == 150
