@@ -5,12 +5,12 @@ what sounds like a name. But we have thousands of names, and each of them is an 
 "emm" comes "a", after "emma" the name ends.
 
 The idea: let a formula with a few thousand adjustable numbers (the parameters) give a probability
-to every letter that may come next, given the letters so far. For each real name, ask how probable
-the formula finds it, and change the parameters a little, so that such names become more probable. A
-formula that gives real names a high probability can be used to write new ones: draw
-the next letter from its probabilities, append it, and ask again. The formula used here is the
-transformer, the one behind ChatGPT. Its special part is attention: each position of the text
-decides from which earlier positions it takes up information.
+to every letter that may come next, and to the end of the name, given the letters so far. For each
+real name, ask how probable the formula finds it, and change the parameters a little, so that such
+names become more probable. A formula that gives real names a high probability can be used to write
+new ones: draw the next letter from its probabilities, append it, and ask again. The formula used
+here is the transformer, the one behind ChatGPT. Its special part is attention: each position of the
+text decides from which earlier positions it takes up information.
 
     1. encode: a name becomes a list of tokens. A token is the number of a letter. One more token,
        the boundary, says where a name begins and ends.
@@ -18,7 +18,7 @@ decides from which earlier positions it takes up information.
        find the gradient: how much the result changes per unit of change in each parameter.
     3. gpt: the model reads a name token by token. For each token it computes a score (a logit) for
        every token that could come next. It uses the token, its position in the name, and what
-       attention takes up from the tokens before. softmax turns the scores into probabilities.
+       attention takes up from the tokens so far. softmax turns the scores into probabilities.
     4. name_loss: the loss is -log of the probability that the model gave to the token that really
        came next, averaged over the name. It is small if the model was hardly surprised.
     5. train: compute the loss of one name, call backward(), and let adam_step change the parameters
@@ -27,12 +27,12 @@ decides from which earlier positions it takes up information.
        stop when the boundary is drawn.
 
 The model, the recipe and the order of the random numbers are those of Andrej Karpathy's microgpt
-(2026), and on his list of names the losses are his. This script downloads that list if there is no
-other. On the list in 01-foundations, a later release, the losses differ. The engine follows his
+(2026). There are two lists of names: his, on which the losses are the ones that he published, and a
+later release, which comes with this collection and gives other losses. The engine follows his
 micrograd. It adds dot(), which handles a whole sum of products in one piece. The architecture is a
-simplified GPT-2 (Radford et al. 2019). For those who know that model: RMSNorm stands for LayerNorm,
-ReLU for GELU, there are no biases, the extra norm comes after the embedding and not after the last
-layer, and the output has a matrix of its own.
+simplified GPT-2 (Radford et al. 2019). For those who know that model: RMSNorm takes the place of
+LayerNorm, and ReLU that of GELU. There are no biases. The extra norm comes after the embedding and
+not after the last layer, and the output has a matrix of its own.
 """
 
 import collections
@@ -122,7 +122,7 @@ class Value:
     def __pow__(self, k):
         # d(a ** k)/da = k * a ** (k - 1)        k is a plain number
         local_grad = k * self.data ** (k - 1)
-        result = math.pow(self.data, k)  # an error where ** would become a complex number
+        result = math.pow(self.data, k)  # unlike **, it raises an error for the root of -1
         return Value(result, (self,), (local_grad,))
 
     def exp(self):
@@ -194,8 +194,9 @@ class Value:
                 if x._inputs and x not in seen:
                     seen.add(x)
                     nodes.append(x)
-        # A node may pass its gradient on only when the gradient is complete. Everything that was
-        # computed from a node is newer than the node. So the newest node goes first.
+        # A node may pass its gradient on only when the gradient is complete, which means that all
+        # that was computed from the node has passed its own gradient on. What was computed from a
+        # node is newer than the node. So the newest goes first: loss, then total, then product.
         nodes.sort(key=lambda node: node._order, reverse=True)
         self.grad = 1.0  # d(self)/d(self)
         for node in nodes:
@@ -237,12 +238,11 @@ def dot(a, b):
 
         ds/da[i] = b[i]        ds/db[i] = a[i]
 
-    (If a and b are the same list, each element is an input twice, and backward() adds up both.)
-
     Tensor libraries go further in the same direction: there, a whole matrix product is one node.
 
-    a and b are each a list of Values or a list of floats. The result is a Value if one of them
-    holds Values, else a float. Raises ValueError if the lengths differ.
+    a and b are each a list of Values or a list of floats. They may be the same list: then each
+    element is an input twice, and backward() adds up both contributions. The result is a Value if
+    one of them holds Values, else a float. Raises ValueError if the lengths differ.
     """
     xs = floats(a)
     ys = floats(b)
@@ -278,8 +278,8 @@ def init_model(vocab_size, n_embd):
 
     The last six exist once per layer. MLP is short for multi-layer perceptron. A matrix of shape
     [n_out][n_in] takes a vector of n_in numbers to one of n_out. The numbers are drawn from a
-    Gaussian with standard deviation 0.08, in the order of Karpathy's microgpt. (n_embd is an
-    argument because other scripts make models of several widths.)
+    Gaussian with standard deviation 0.08, in the order of Karpathy's microgpt. (The width n_embd is
+    an argument, because other scripts make models of several widths.)
     """
     shapes = {
         "wte": (vocab_size, n_embd),
@@ -343,15 +343,20 @@ def rmsnorm(x):
     return [xi * scale for xi in x]
 
 
+# In attention, every position has three vectors of d numbers. Its query says what it looks for. Its
+# key says what it can be found by. Its value is what it hands over to a position that reads it. All
+# three are computed from what the position knows so far: see gpt().
+
+
 def attention_weights(q, keys):
-    """How much each position is to be read: softmax(q . k / sqrt(d)) over the keys k.
+    """How much a position reads each position: softmax(q . k / sqrt(d)) over the keys k.
 
-    q [d] is the query of one position, and keys [t][d] has one key for each position up to this
-    one. Returns [t]: one weight per position, positive, with sum 1.
+    q [d] is the query of the one that reads, and keys [t][d] has one key for each position up to
+    this one. Returns [t]: one weight per position, positive, with sum 1.
 
-    Why sqrt(d): a score is a sum of d products. The more there are, the larger the scores tend to
-    be, and with large scores softmax gives nearly all weight to one position. The division keeps
-    the scores of narrow and wide models alike.
+    Why sqrt(d): a score is a sum of d products. The more there are, the farther apart the scores
+    tend to be, and with large differences softmax gives nearly all weight to one position. The
+    division keeps the scores of narrow and wide models alike.
     """
     scores = [dot(q, key) * len(q) ** -0.5 for key in keys]
     return softmax(scores)
@@ -360,8 +365,9 @@ def attention_weights(q, keys):
 def attend(q, keys, values):
     """One attention head at one position: softmax(q K^T / sqrt(d)) V (Vaswani et al. 2017, eq. 1).
 
-    The result [d] is an average of the values [t][d]. A position counts the more, the better its
-    key matches the query. For example, with two positions and d = 4:
+    The paper writes it for all positions at once: K and V are the matrices whose rows are the keys
+    and the values [t][d]. The result [d] is an average of the values. A position counts the more,
+    the better its key matches the query. For example, with two positions and d = 4:
 
         q . key of the positions    2.2 and 0
         divided by sqrt(4)          1.1 and 0
@@ -369,8 +375,11 @@ def attend(q, keys, values):
         result                      0.75 * value of the first + 0.25 * value of the second
     """
     weights = attention_weights(q, keys)
-    # zip(*values) yields the columns of values: the first number of every position, and so on.
-    return [dot(weights, column) for column in zip(*values)]
+    result = []
+    for i in range(len(values[0])):
+        column = [value[i] for value in values]  # number i of the value of each position
+        result.append(dot(weights, column))
+    return result
 
 
 def embed(model, token, position):
@@ -391,8 +400,8 @@ def gpt(model, token, position, cache):
     name, then {layer: (keys, values)}, with a list of keys and a list of values, one per position.
     No position can look ahead, because what comes later is not in the lists yet.
 
-    In training the cache holds Values. So backward() also follows the way from the loss at a later
-    position to what was computed for the earlier ones.
+    In training the cache holds Values. A later position reads the keys and values of an earlier
+    one, so its loss depends on them, and backward() goes back to the earlier position as well.
     """
     x = embed(model, token, position)  # [n_embd]: what this position knows so far
     head_size = len(x) // n_head
@@ -409,8 +418,8 @@ def gpt(model, token, position, cache):
         keys.append(key)
         values.append(value)
         # One head can only make one average of the past. Several heads can look for several things
-        # at once. The first head works with the numbers 0 to 3 of every query, key and value, the
-        # second with 4 to 7, and so on.
+        # at once. With 16 numbers and four heads, the first head works with the numbers 0 to 3 of
+        # every query, key and value, the second with 4 to 7, and so on.
         heads = []
         for start in range(0, len(x), head_size):
             part = slice(start, start + head_size)
@@ -453,10 +462,11 @@ def name_loss(model, tokens):
 def adam_step(params, m, v, step, rate):
     """Move each parameter against its average gradient, in place. Set the gradients back to 0.
 
-    This is Adam (Kingma & Ba 2015, algorithm 1), with step = 1, 2, ... For each parameter, m is a
-    running average of its gradient, and v of its squared gradient. Dividing by the root of v takes
-    the size of the gradients out: if all of them were ten times as large, the steps would be the
-    same. So parameters with small gradients move as well.
+    Plain gradient descent is p.data -= rate * p.grad. Adam (Kingma & Ba 2015, algorithm 1) improves
+    on it in two ways. It takes a running average m of the gradient, because the gradient of a
+    single name is noisy. And it divides by the root of v, a running average of the squared
+    gradient. So every parameter moves by about `rate` per step, whether its gradients are large or
+    small. m and v have one number per parameter, and step counts 1, 2, ...
     """
     m_correction = 1 - beta1**step
     v_correction = 1 - beta2**step
@@ -471,7 +481,11 @@ def adam_step(params, m, v, step, rate):
 
 
 def train(model, names, chars):
-    """Train a model of Values in place, one name per step. Yield the loss before each step."""
+    """Train a model of Values in place, one name per step.
+
+    This is a generator. Each step yields the loss that its name had, and waits until the next one
+    is asked for. show_training() in the part DRAWING asks for all of them.
+    """
     params = [p for matrix in model.values() for row in matrix for p in row]
     m = [0.0] * len(params)
     v = [0.0] * len(params)
@@ -508,8 +522,8 @@ def sample(model):
 # === HOW GOOD IS IT: compared with real names, with random letters and with counting pairs ===
 def trigrams(name):
     """Every three characters in a row, with dots as boundaries: "ann" -> {".an", "ann", "nn."}."""
-    padded = f".{name}."  # has two characters more, and so len(name) places where three fit
-    return {padded[i : i + 3] for i in range(len(name))}
+    padded = f".{name}."
+    return {padded[i : i + 3] for i in range(len(padded) - 2)}
 
 
 def common_trigrams(names):
@@ -554,7 +568,8 @@ def sample_bigrams(bigrams):
     boundary = len(bigrams) - 1
     tokens = [boundary]
     for _ in range(block_size):
-        # To divide a score by the temperature is to raise its probability to the power of 1 / T.
+        # exp(score / temperature) is exp(score) to the power of 1 / temperature. So here the
+        # probabilities are raised to this power. choices() does not need weights that sum to 1.
         weights = [p ** (1 / temperature) for p in bigrams[tokens[-1]]]
         tokens.append(random.choices(range(len(weights)), weights=weights)[0])
         if tokens[-1] == boundary:
@@ -568,7 +583,11 @@ def pronounceable_rate(names, known):
 
 
 def novel_rate(samples, names):
-    """The share of samples that are not in the list of names."""
+    """The share of samples that are not in the list of names.
+
+    The others are real names, which need not be copied: with the whole list, nearly all of them are
+    names that the model was not trained on.
+    """
     known_names = set(names)
     return mean([name not in known_names for name in samples])
 
@@ -592,25 +611,32 @@ def main():
 
     model = as_values(init_model(len(chars) + 1, n_embd))
     num_params = sum(len(matrix) * len(matrix[0]) for matrix in model.values())
+    show_predictions("before training", as_floats(model), encode(heldout[0], chars), chars)
     print(f"\nTraining {num_params} parameters on {num_steps} names, one per step:")
     losses = show_training(train(model, training_names, chars), num_steps)
     model = as_floats(model)
     print(f"\nLoss along training (a blind guess costs {math.log(len(chars) + 1):.2f}):")
     draw_curve(losses)
+    show_predictions("after training", model, encode(heldout[0], chars), chars)
     draw_attention(model, encode(heldout[0], chars), chars)
 
     # How well does it predict names that it has not seen? Better than counting pairs of letters?
+    # (This is not the work of attention. Trained with the output of attention set to 0, the model
+    # has 2.375 in place of 2.368. Without the position embedding as well, it has 2.516, like the
+    # pairs. Names are short, and 1000 steps are few.)
     bigrams = count_bigrams(training_names, chars)
     heldout_loss = mean([name_loss(model, encode(name, chars)) for name in heldout])
     bigram_heldout_loss = mean([bigram_loss(bigrams, encode(name, chars)) for name in heldout])
 
-    # Does what it writes look like names? Count what is usual in all names that are not held out.
+    # Does what it writes look like names? is_pronounceable() asks for what is usual, and is told so
+    # by all names that are not held out. A temperature of 0.5 makes names more usual than real ones
+    # are. (At temperature 1, the rate is 0.53.)
     known = common_trigrams(set(names) - set(heldout))
     samples = [spell(sample(model), chars) for _ in range(num_samples)]
     bigram_samples = [spell(sample_bigrams(bigrams), chars) for _ in range(num_samples)]
     letters = "".join(names)
-    scrambled = ["".join(random.choices(letters, k=len(name))) for name in heldout]
-    show_names(samples, bigram_samples, scrambled)
+    random_names = ["".join(random.choices(letters, k=len(name))) for name in heldout]
+    show_names(samples, bigram_samples, random_names)
 
     print_results(
         [
@@ -621,7 +647,7 @@ def main():
             ("bigram_heldout_loss", bigram_heldout_loss, ""),
             ("pronounceable_rate", pronounceable_rate(samples, known), ">= 0.8"),
             ("bigram_pronounceable_rate", pronounceable_rate(bigram_samples, known), ""),
-            ("random_pronounceable_rate", pronounceable_rate(scrambled, known), ""),
+            ("random_pronounceable_rate", pronounceable_rate(random_names, known), ""),
             ("real_pronounceable_rate", pronounceable_rate(heldout, known), ""),
             ("novel_rate", novel_rate(samples, names), ""),
             ("runtime_seconds", time.perf_counter() - started, "< 420"),
@@ -636,6 +662,21 @@ def show_tokens(name, tokens):
     print(f'\nThe name "{name}" as tokens, with a dot for the boundary:')
     print("  ".join(f"{character:>2}" for character in characters))
     print("  ".join(f"{token:>2}" for token in tokens))
+
+
+def show_predictions(title, model, tokens, chars):
+    """Print the most probable tokens after each beginning of a name, by a model of floats."""
+    print(f"\nThe four most probable next tokens {title}, and the probability of the true one:")
+    cache = {}
+    for position, token in enumerate(tokens[:-1]):
+        probs = softmax(gpt(model, token, position, cache))
+        ranked = sorted(range(len(probs)), key=lambda i: (-probs[i], i))
+        line = "." + spell(tokens[: position + 1], chars)
+        line = f"{line:<10}"
+        for i in ranked[:4]:
+            line += f"{chars[i] if i < len(chars) else '.':>4}{probs[i]:6.2f}"
+        true = tokens[position + 1]
+        print(f"{line}{chars[true] if true < len(chars) else '.':>8}{probs[true]:6.2f}")
 
 
 def show_gradients():
@@ -670,8 +711,9 @@ def draw_attention(model, tokens, chars):
     """
     shades = " .:-=+*#%@"
     letters = "".join(chars[token] if token < len(chars) else "." for token in tokens[:-1])
-    print(f'\nHow much each position of "{letters}" (a row) reads each position so far (a column),')
-    print(f"in each of the {n_head} heads. The weights from 0 to 1 are drawn as '{shades}':")
+    print(f'\nHow much each position of "{letters}" (a row) reads each position so far (a column,')
+    print(f"two characters wide), in each of the {n_head} heads. A weight from 0 to 1 is drawn as")
+    print(f"one of '{shades}'. Where a row is evenly gray, a head reads all alike:")
     heading = "".join(2 * letter for letter in letters)
     print(("   " + n_head * f"{heading}  ").rstrip())
     cache = {}
@@ -689,11 +731,11 @@ def draw_attention(model, tokens, chars):
         print(line.rstrip())
 
 
-def show_names(samples, bigram_samples, scrambled):
+def show_names(samples, bigram_samples, random_names):
     """Print some names of each kind, side by side."""
     print(f"\nNames by the GPT and by counted pairs, both at temperature {temperature}:")
     print(f"{'GPT':<16}{'pairs':<18}random letters")
-    for row in list(zip(samples, bigram_samples, scrambled))[:10]:
+    for row in list(zip(samples, bigram_samples, random_names))[:10]:
         print(f"{row[0]:<16}{row[1]:<18}{row[2]}")
 
 

@@ -711,7 +711,7 @@ class Value:
     def __pow__(self, k):
         # d(a ** k)/da = k * a ** (k - 1)        k is a plain number
         local_grad = k * self.data ** (k - 1)
-        result = math.pow(self.data, k)  # an error where ** would become a complex number
+        result = math.pow(self.data, k)  # unlike **, it raises an error for the root of -1
         return Value(result, (self,), (local_grad,))
 
     def exp(self):
@@ -783,8 +783,9 @@ class Value:
                 if x._inputs and x not in seen:
                     seen.add(x)
                     nodes.append(x)
-        # A node may pass its gradient on only when the gradient is complete. Everything that was
-        # computed from a node is newer than the node. So the newest node goes first.
+        # A node may pass its gradient on only when the gradient is complete, which means that all
+        # that was computed from the node has passed its own gradient on. What was computed from a
+        # node is newer than the node. So the newest goes first: loss, then total, then product.
         nodes.sort(key=lambda node: node._order, reverse=True)
         self.grad = 1.0  # d(self)/d(self)
         for node in nodes:
@@ -829,12 +830,11 @@ def dot(a, b):
 
         ds/da[i] = b[i]        ds/db[i] = a[i]
 
-    (If a and b are the same list, each element is an input twice, and backward() adds up both.)
-
     Tensor libraries go further in the same direction: there, a whole matrix product is one node.
 
-    a and b are each a list of Values or a list of floats. The result is a Value if one of them
-    holds Values, else a float. Raises ValueError if the lengths differ.
+    a and b are each a list of Values or a list of floats. They may be the same list: then each
+    element is an input twice, and backward() adds up both contributions. The result is a Value if
+    one of them holds Values, else a float. Raises ValueError if the lengths differ.
     """
     xs = floats(a)
     ys = floats(b)
@@ -886,8 +886,8 @@ def softmax(logits):
 
 def trigrams(name):
     """Every three characters in a row, with dots as boundaries: "ann" -> {".an", "ann", "nn."}."""
-    padded = f".{name}."  # has two characters more, and so len(name) places where three fit
-    return {padded[i : i + 3] for i in range(len(name))}
+    padded = f".{name}."
+    return {padded[i : i + 3] for i in range(len(padded) - 2)}
 
 
 def common_trigrams(names):

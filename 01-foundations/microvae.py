@@ -830,7 +830,7 @@ class Value:
     def __pow__(self, k):
         # d(a ** k)/da = k * a ** (k - 1)        k is a plain number
         local_grad = k * self.data ** (k - 1)
-        result = math.pow(self.data, k)  # an error where ** would become a complex number
+        result = math.pow(self.data, k)  # unlike **, it raises an error for the root of -1
         return Value(result, (self,), (local_grad,))
 
     def exp(self):
@@ -902,8 +902,9 @@ class Value:
                 if x._inputs and x not in seen:
                     seen.add(x)
                     nodes.append(x)
-        # A node may pass its gradient on only when the gradient is complete. Everything that was
-        # computed from a node is newer than the node. So the newest node goes first.
+        # A node may pass its gradient on only when the gradient is complete, which means that all
+        # that was computed from the node has passed its own gradient on. What was computed from a
+        # node is newer than the node. So the newest goes first: loss, then total, then product.
         nodes.sort(key=lambda node: node._order, reverse=True)
         self.grad = 1.0  # d(self)/d(self)
         for node in nodes:
@@ -944,12 +945,11 @@ def dot(a, b):
 
         ds/da[i] = b[i]        ds/db[i] = a[i]
 
-    (If a and b are the same list, each element is an input twice, and backward() adds up both.)
-
     Tensor libraries go further in the same direction: there, a whole matrix product is one node.
 
-    a and b are each a list of Values or a list of floats. The result is a Value if one of them
-    holds Values, else a float. Raises ValueError if the lengths differ.
+    a and b are each a list of Values or a list of floats. They may be the same list: then each
+    element is an input twice, and backward() adds up both contributions. The result is a Value if
+    one of them holds Values, else a float. Raises ValueError if the lengths differ.
     """
     xs = floats(a)
     ys = floats(b)
@@ -980,10 +980,11 @@ def as_floats(model):
 def adam_step(params, m, v, step, rate):
     """Move each parameter against its average gradient, in place. Set the gradients back to 0.
 
-    This is Adam (Kingma & Ba 2015, algorithm 1), with step = 1, 2, ... For each parameter, m is a
-    running average of its gradient, and v of its squared gradient. Dividing by the root of v takes
-    the size of the gradients out: if all of them were ten times as large, the steps would be the
-    same. So parameters with small gradients move as well.
+    Plain gradient descent is p.data -= rate * p.grad. Adam (Kingma & Ba 2015, algorithm 1) improves
+    on it in two ways. It takes a running average m of the gradient, because the gradient of a
+    single name is noisy. And it divides by the root of v, a running average of the squared
+    gradient. So every parameter moves by about `rate` per step, whether its gradients are large or
+    small. m and v have one number per parameter, and step counts 1, 2, ...
     """
     m_correction = 1 - beta1**step
     v_correction = 1 - beta2**step

@@ -8,13 +8,13 @@ their reward. Then it lets the first model write names, and makes those more pro
 large reward. It also charges a price for moving away from the original model, so that the model
 does not forget what a name is.
 
-The idea of direct preference optimization (DPO): suppose we knew the rewards. Then a formula says
-which model is the best one, counting its rewards minus the price that it pays. It is the original
-model with the probability of every name multiplied by exp(reward / price), and then rescaled so
-that the probabilities sum to 1. Now take any model that we like. The formula also tells for which
-rewards this model would be the best one: they are the price times the logarithm of how much more
-probable it finds a name than the original does. So a model brings its own rewards along, and no
-reward model is needed. We train the model so that its own rewards explain the pairs. That is an
+The idea of direct preference optimization (DPO): suppose we knew the rewards. Then there is a
+formula for the best model, which gets the most reward minus price. (THE LOSS below derives it.)
+Take the original model, and multiply the probability of every name by exp(reward / price). Then
+rescale, so that the probabilities sum to 1. A formula can be read backwards: take any model that we
+like, and ask for which rewards it would be the best one. The answer is price * log(its probability
+of a name / the original's probability), for each name. So a model brings its own rewards along, and
+no reward model is needed. We train the model so that its own rewards explain the pairs. That is an
 ordinary classification: which of two names is the preferred one?
 
     1. Train a small GPT on names. A frozen copy of it is called the reference. The model that is
@@ -23,9 +23,9 @@ ordinary classification: which of two names is the preferred one?
     3. log_ratio: how much more probable a name is to the policy than to the reference, as the
        difference of two logarithms. The log ratio of the chosen name minus that of the rejected
        name is called the margin of the pair.
-    4. dpo_loss: -log sigmoid(beta * margin). sigmoid(z) = 1 / (1 + exp(-z)) makes a probability of
-       a number, and beta is the price. The loss falls when the margin grows. train_dpo changes the
-       policy accordingly.
+    4. dpo_loss: -log sigmoid(beta * margin). sigmoid(z) = 1 / (1 + exp(-z)) turns any number into a
+       probability, and beta is the price. The loss falls when the margin grows. train_dpo takes a
+       step of gradient descent on this loss for each pair.
     5. judge: let the policy write names, and count how many have the preferred property.
 
 The paper is Rafailov et al. (2023). The equation numbers are theirs, the notation is ours. The GPT
@@ -142,7 +142,7 @@ def completion_probs(model, tokens):
     cache = {}
     gpt(model, tokens[0], 0, cache)  # reads the boundary, only to fill the cache
     probs = []
-    for position in range(1, len(tokens) - 1):
+    for position in range(1, len(tokens) - 1):  # the last token is only predicted, never read
         logits = gpt(model, tokens[position], position, cache)
         probs.append(softmax(logits))
     return probs
@@ -151,10 +151,9 @@ def completion_probs(model, tokens):
 def log_prob(model, tokens):
     """log p(completion | prompt): the sum of the log probabilities of its tokens.
 
-    It is measured in nats, the unit of the natural logarithm. A long name usually gets a lower sum
-    than a short one.
+    It is measured in nats, the unit of the natural logarithm.
     """
-    completion = tokens[2:]  # without the boundary and the prompt
+    completion = tokens[2:]  # without the boundary and the prompt; one token per row of the probs
     total = 0.0
     for probs, token in zip(completion_probs(model, tokens), completion, strict=True):
         total = total + log(probs[token])
@@ -164,9 +163,8 @@ def log_prob(model, tokens):
 def log_ratio(policy, reference, tokens):
     """log(policy(y|x) / reference(y|x)), for the prompt x and the completion y of one name.
 
-    It is 0 for every name before training. Where it is log 2 = 0.69, the policy writes the name
-    twice as often as the reference. A long name is improbable for both models, so its length alone
-    makes no log ratio large or small at the start. But a long name has more tokens that can change.
+    It is 0 for every name before training. Where it is log 2 = 0.69, the policy completes the
+    prompt in this way twice as often as the reference.
     """
     return log_prob(policy, tokens) - log_prob(reference, tokens)
 
@@ -182,24 +180,25 @@ def log_ratio(policy, reference, tokens):
 # reference. The average of the logarithm, over names that the policy writes, is called the KL
 # divergence of the policy from the reference. It is 0 if the two are equal, and positive if not.
 #
-# Suppose that we knew the rewards. Then multiply ref with exp(reward / beta). The result is called
-# best here, and will turn out to be it:
+# Suppose that we knew the rewards. Then multiply ref with exp(reward / beta), and call the result
+# ideal:
 #
-#     best(y|x) = ref(y|x) * exp(reward(x, y) / beta) / Z(x)                                (eq. 4)
+#     ideal(y|x) = ref(y|x) * exp(reward(x, y) / beta) / Z(x)                               (eq. 4)
 #
 # Z(x) is the sum of all numerators, over all completions y of x. Dividing by it makes the
-# probabilities sum to 1. To see that no policy does better than best, solve eq. 4 for the reward:
+# probabilities sum to 1. No policy does better than ideal. To see this, solve eq. 4 for the reward:
 #
-#     reward(x, y) = beta * log(best(y|x) / ref(y|x)) + beta * log Z(x)                     (eq. 5)
+#     reward(x, y) = beta * log(ideal(y|x) / ref(y|x)) + beta * log Z(x)                    (eq. 5)
 #
-# and put this into eq. 3:
+# and put this into eq. 3. A logarithm of a quotient is a difference, and log ref(y|x) cancels:
 #
-#     beta * log(best(y|x) / ref(y|x)) + beta * log Z(x) - beta * log(policy(y|x) / ref(y|x))
-#         = beta * log Z(x) - beta * log(policy(y|x) / best(y|x))
+#     beta * log ideal(y|x) + beta * log Z(x) - beta * log policy(y|x)
+#         = beta * log Z(x) - beta * log(policy(y|x) / ideal(y|x))
 #
-# No policy can change beta * log Z(x), because Z(x) depends on the prompt alone. On average, beta
-# times the KL divergence of the policy from best is subtracted from it. That is nothing if the
-# policy is best, and more than nothing for any other policy. So best is the best one.
+# Take the average of this over the names that the policy writes. No policy can change the first
+# term, because Z(x) depends on the prompt alone. The average of the second one is beta times the KL
+# divergence of the policy from ideal. It is 0 if the policy is ideal, and positive for any other
+# policy. So ideal is the best one.
 #
 # We do not know the rewards, though. So begin with a policy instead, and define rewards by it:
 #
@@ -208,7 +207,7 @@ def log_ratio(policy, reference, tokens):
 # Which policy is the best one for these rewards? exp(implicit_reward / beta) is policy / ref. With
 # it, eq. 4 becomes
 #
-#     best(y|x) = ref(y|x) * (policy(y|x) / ref(y|x)) / Z(x) = policy(y|x)
+#     ideal(y|x) = ref(y|x) * (policy(y|x) / ref(y|x)) / Z(x) = policy(y|x)
 #
 # where Z(x) is 1, because the probabilities of a policy sum to 1 already. Every policy is the best
 # one for its own implicit rewards.
@@ -218,57 +217,62 @@ def log_ratio(policy, reference, tokens):
 #
 #     p(chosen is preferred to rejected) = sigmoid(reward(chosen) - reward(rejected))       (eq. 1)
 #
-# This is 0.5 for equal rewards, and near 1 if the first is much larger. With the implicit rewards,
-# the difference is beta * margin:
+# This is 0.5 for equal rewards, and near 1 if the first is much larger. (People who compare answers
+# contradict each other now and then. Here a rule chooses, and never does. Then no finite rewards
+# fit exactly: the larger the difference, the better.) With the implicit rewards, the difference is
+# beta * margin:
 #
 #     margin = log_ratio of chosen - log_ratio of rejected
 #     p(chosen is preferred to rejected) = sigmoid(beta * margin)                           (eq. 6)
 #
 # The loss is minus the logarithm of this probability.
 #
-# Do the implicit rewards have to be the true ones? No. Take the policy that is best for the true
-# rewards. By eq. 5, its implicit rewards differ from the true ones by beta * log Z(x) alone. Both
-# names of a pair have the same prompt x, so this term cancels in the difference. This policy
-# explains the pairs as well as the true rewards do.
+# Is the policy that explains the pairs best also the policy that we want, the ideal one for the
+# true rewards? By eq. 5, the implicit rewards of the ideal policy are the true rewards, but for
+# beta * log Z(x). Both names of a pair have the same prompt x, so this term cancels in the
+# difference. So the ideal policy explains the pairs exactly as well as the true rewards do.
 
 
 def minus_log_sigmoid(x):
     """-log(sigmoid(x)) = -log(1 / (1 + exp(-x))), of a Value x.
 
-    It is one operation, for which we give the derivative ourselves.
+    It is one operation, for which we give the derivative ourselves: -(1 - sigmoid(x)).
 
-    The loss is log(1 + exp(-x)), and its derivative is -exp(-x) / (1 + exp(-x)). If x is negative
-    and large, exp(-x) overflows. So both are written with exp(x) there, which gives the same
-    numbers: the loss is -x + log(1 + exp(x)), and its derivative is -1 / (1 + exp(x)).
+    The loss is log(1 + exp(-x)), and 1 - sigmoid(x) is exp(-x) / (1 + exp(-x)). If x is far below
+    0, exp(-x) overflows. There we use -x + log(1 + exp(x)) and 1 / (1 + exp(x)), which are the same
+    numbers.
     """
     if x.data > 0:
-        e = math.exp(-x.data)
-        loss = math.log1p(e)  # log1p(e) is log(1 + e)
-        derivative = -e / (1 + e)
+        small = math.exp(-x.data)
+        loss = math.log1p(small)  # log1p(a) is log(1 + a)
+        one_minus_sigmoid = small / (1 + small)
     else:
-        e = math.exp(x.data)
-        loss = -x.data + math.log1p(e)
-        derivative = -1 / (1 + e)
-    return Value(loss, (x,), (derivative,))
+        small = math.exp(x.data)
+        loss = -x.data + math.log1p(small)
+        one_minus_sigmoid = 1 / (1 + small)
+    return Value(loss, (x,), (-one_minus_sigmoid,))
 
 
 def dpo_loss(policy, reference, chosen, rejected, beta):
     """-log sigmoid(beta * margin) of one pair, in nats (eq. 7).
 
-    Its derivatives by the two log probabilities are minus and plus the same number, which is called
-    the strength here: beta * (1 - sigmoid(beta * margin)). So the chosen name is pushed up and the
-    rejected one down. With beta = 0.5:
+    Its derivative by the margin is beta * (sigmoid(beta * margin) - 1), which is negative. The
+    margin contains log p of the chosen name with a plus and that of the rejected name with a minus.
+    So a step against the gradient pushes the chosen name up and the rejected one down, both with
+    the strength beta * (1 - sigmoid(beta * margin)). With beta = 0.5:
 
         margin     loss     strength
             -6     3.049    0.476      the pair is ranked the wrong way: the strongest push
              0     0.693    0.250      undecided, as every pair is before training
              6     0.049    0.024      ranked the right way by far: hardly any push is left
 
-    How is beta a price here? The push fades when beta * margin is large, and with a large beta a
-    small margin is enough for that. So the policy is content nearer to the reference. (The strength
-    also has beta as a factor. Adam divides such a factor out.) The price is paid for good only if
-    pairs contradict each other, as the choices of people do. Here a rule decides every pair, so
-    that margins can grow as long as training goes on.
+    Where is the price? No term of the loss charges it. It lies in how the push fades: with a large
+    beta, beta * margin is large already at a small margin, so the push fades nearer to the
+    reference. (That beta is also a factor of the strength does not matter with Adam, which divides
+    every gradient by its own recent size. A factor that is the same for all pairs drops out. The
+    fading stays, because it differs from pair to pair.) A push that fades does not stop. If pairs
+    contradict each other, opposite pushes balance somewhere. Here no pair contradicts another, so
+    that the policy goes on moving, only more slowly with a large beta.
     """
     margin = log_ratio(policy, reference, chosen) - log_ratio(policy, reference, rejected)
     return minus_log_sigmoid(beta * margin)
@@ -278,7 +282,7 @@ def train_dpo(policy, reference, pairs, beta):
     """Train the policy in place, one pair per step. Yield the loss before each step.
 
     All names share the parameters of the policy. So a pair also moves names that are not in it, and
-    a chosen name can become less probable in the course of training. The loss does not mind, as
+    some chosen names become less probable in the course of training. The loss does not mind, as
     long as the rejected name falls faster. To prevent it, Llama 3 adds the log probability of the
     chosen name to what is maximized (Dubey et al. 2024).
     """
@@ -296,11 +300,13 @@ def train_sft(policy, pairs):
     """The obvious rival: train on the chosen names as on any names, and ignore the rejected ones.
 
     This is called supervised fine-tuning (SFT). It has as many steps as train_dpo(), with the same
-    optimizer and learning rate. Yields the loss before each step.
+    optimizer and learning rate, but it sees one name per step and not two. Its loss is a mean over
+    the tokens, the first letter included. Yields the loss before each step.
 
     To compare, look at the preferred rate and at the KL divergence together: the farther a policy
-    moves, the easier is a high rate. Seen so, SFT is at least as good as DPO in this run.
-    A likely reason is that one rule has chosen all names here, so that examples alone can teach it.
+    moves, the easier is a high rate. In both figures, SFT lies between the policies of two betas.
+    So this run does not show that rejected names are needed. A likely reason is that one rule has
+    chosen all names here, so that examples alone can teach it.
     """
     params = [p for matrix in policy.values() for row in matrix for p in row]
     m = [0.0] * len(params)
@@ -322,7 +328,8 @@ def complete(model, prompt):
     tokens = [boundary, prompt]
     cache = {}
     gpt(model, boundary, 0, cache)  # reads the boundary, only to fill the cache
-    while len(tokens) <= block_size and tokens[-1] != boundary:  # the model can read block_size
+    # The model can read block_size tokens. So the last token that it can write is one more.
+    while len(tokens) < block_size + 1 and tokens[-1] != boundary:
         logits = gpt(model, tokens[-1], len(tokens) - 1, cache)
         probs = softmax(logits)
         tokens.append(random.choices(range(len(probs)), weights=probs)[0])
@@ -332,9 +339,11 @@ def complete(model, prompt):
 def kl_divergence(probs, ref_probs):
     """KL(p || q) = sum of p_i * log(p_i / q_i), in nats, added up over the positions of one name.
 
-    probs and ref_probs are [positions][vocab_size], with the rows p and q. The average of this over
-    names that the policy wrote estimates the KL divergence of its completions from those of the
-    reference, because the divergence of a sequence is a sum over its tokens.
+    probs and ref_probs are [positions][vocab_size], with the rows p and q. The logarithm of the
+    probability of a completion is a sum over its positions. At each position, the token is drawn
+    with the probabilities p, so the average of log(p / q) over this draw is known: it is the sum
+    above. The mean over names that the policy wrote estimates the KL divergence of its completions
+    from those of the reference.
     """
     total = 0.0
     for p, q in zip(probs, ref_probs, strict=True):
@@ -367,18 +376,25 @@ def judge(model, reference, prompts, chars):
 
 
 def judge_pairs(policy, reference, pairs):
-    """How a policy of floats ranks pairs: {"accuracy", "chosen_log_ratio", "rejected_log_ratio"}.
+    """How a policy of floats ranks pairs. Return four figures.
 
-    Accuracy is the share of pairs in which the chosen name has the larger log ratio. The others are
-    means over the pairs.
+    They are {"accuracy": the share of pairs in which the chosen name has the larger log ratio,
+    "chosen_fell": the share of chosen names with a negative log ratio, "chosen_log_ratio" and
+    "rejected_log_ratio": means over the pairs}.
     """
     chosen_ratios = [log_ratio(policy, reference, chosen) for chosen, _ in pairs]
     rejected_ratios = [log_ratio(policy, reference, rejected) for _, rejected in pairs]
     return {
         "accuracy": mean([a > b for a, b in zip(chosen_ratios, rejected_ratios)]),
+        "chosen_fell": mean([ratio < 0 for ratio in chosen_ratios]),
         "chosen_log_ratio": mean(chosen_ratios),
         "rejected_log_ratio": mean(rejected_ratios),
     }
+
+
+def more_probable_share(model, pairs):
+    """The share of pairs in which a model of floats finds the chosen name more probable."""
+    return mean([log_prob(model, chosen) > log_prob(model, rejected) for chosen, rejected in pairs])
 
 
 def watch_training(reference, pairs, beta):
@@ -450,7 +466,7 @@ def main():
     policy = copies[main_beta][len(pairs)]
     show_loss("The same pair after training", policy, reference, heldout_pairs[0], chars)
     progress = judge_copies(copies[main_beta], reference, heldout_pairs, prompts, chars)
-    show_progress_of(progress)
+    show_progress_of(progress, more_probable_share(reference, heldout_pairs))
 
     # What does each model write, how often is it preferred, and how far has the model moved?
     models = {f"beta {beta}": copies[beta][len(pairs)] for beta in betas}
@@ -503,21 +519,23 @@ def show_loss(title, policy, reference, pair, chars):
     )
 
 
-def show_progress_of(progress):
+def show_progress_of(progress, reference_share):
     """Print a line for each copy of the policy that was kept during training."""
-    print(f"\nAlong training with beta {main_beta}, on held-out pairs and on names it writes:")
-    print("step   log ratio of chosen   of rejected   preferred   KL to the reference")
-    for step, figures in progress.items():
-        print(
-            f"{step:4}{figures['chosen_log_ratio']:22.3f}{figures['rejected_log_ratio']:14.3f}"
-            f"{figures['preferred_rate']:12.3f}{figures['kl']:12.3f} "
-            f"{'#' * round(20 * figures['kl'])}".rstrip()
-        )
+    print(f"\nAlong training with beta {main_beta}. On held-out pairs: the mean log ratios, the")
+    print("share of chosen names with a negative log ratio, and the accuracy. On names that the")
+    print(f"copy wrote for the first {num_watch_prompts} prompts: preferred rate and KL.")
+    print("step    chosen  rejected  chosen < 0  accuracy  preferred        KL")
+    for step, row in progress.items():
+        line = f"{step:4}{row['chosen_log_ratio']:10.3f}{row['rejected_log_ratio']:10.3f}"
+        line += f"{row['chosen_fell']:12.3f}{row['accuracy']:10.3f}{row['preferred_rate']:11.3f}"
+        print(f"{line}{row['kl']:10.3f} {'#' * round(20 * row['kl'])}".rstrip())
+    print("The share of these pairs in which the reference finds the chosen name more probable")
+    print(f"is {reference_share:.3f}.")
 
 
 def show_models(samples, figures):
     """Print a line per model, then some of the names that each wrote."""
-    print(f"\nWhat {num_prompts} names of each model are like:")
+    print(f"\nWhat {num_prompts} names of each model are like, one for each prompt:")
     print("             preferred  different  mean length  KL to the reference")
     for title, row in figures.items():
         print(
@@ -597,7 +615,7 @@ class Value:
     def __pow__(self, k):
         # d(a ** k)/da = k * a ** (k - 1)        k is a plain number
         local_grad = k * self.data ** (k - 1)
-        result = math.pow(self.data, k)  # an error where ** would become a complex number
+        result = math.pow(self.data, k)  # unlike **, it raises an error for the root of -1
         return Value(result, (self,), (local_grad,))
 
     def exp(self):
@@ -669,8 +687,9 @@ class Value:
                 if x._inputs and x not in seen:
                     seen.add(x)
                     nodes.append(x)
-        # A node may pass its gradient on only when the gradient is complete. Everything that was
-        # computed from a node is newer than the node. So the newest node goes first.
+        # A node may pass its gradient on only when the gradient is complete, which means that all
+        # that was computed from the node has passed its own gradient on. What was computed from a
+        # node is newer than the node. So the newest goes first: loss, then total, then product.
         nodes.sort(key=lambda node: node._order, reverse=True)
         self.grad = 1.0  # d(self)/d(self)
         for node in nodes:
@@ -716,12 +735,11 @@ def dot(a, b):
 
         ds/da[i] = b[i]        ds/db[i] = a[i]
 
-    (If a and b are the same list, each element is an input twice, and backward() adds up both.)
-
     Tensor libraries go further in the same direction: there, a whole matrix product is one node.
 
-    a and b are each a list of Values or a list of floats. The result is a Value if one of them
-    holds Values, else a float. Raises ValueError if the lengths differ.
+    a and b are each a list of Values or a list of floats. They may be the same list: then each
+    element is an input twice, and backward() adds up both contributions. The result is a Value if
+    one of them holds Values, else a float. Raises ValueError if the lengths differ.
     """
     xs = floats(a)
     ys = floats(b)
@@ -751,8 +769,8 @@ def init_model(vocab_size, n_embd):
 
     The last six exist once per layer. MLP is short for multi-layer perceptron. A matrix of shape
     [n_out][n_in] takes a vector of n_in numbers to one of n_out. The numbers are drawn from a
-    Gaussian with standard deviation 0.08, in the order of Karpathy's microgpt. (n_embd is an
-    argument because other scripts make models of several widths.)
+    Gaussian with standard deviation 0.08, in the order of Karpathy's microgpt. (The width n_embd is
+    an argument, because other scripts make models of several widths.)
     """
     shapes = {
         "wte": (vocab_size, n_embd),
@@ -817,14 +835,14 @@ def rmsnorm(x):
 
 
 def attention_weights(q, keys):
-    """How much each position is to be read: softmax(q . k / sqrt(d)) over the keys k.
+    """How much a position reads each position: softmax(q . k / sqrt(d)) over the keys k.
 
-    q [d] is the query of one position, and keys [t][d] has one key for each position up to this
-    one. Returns [t]: one weight per position, positive, with sum 1.
+    q [d] is the query of the one that reads, and keys [t][d] has one key for each position up to
+    this one. Returns [t]: one weight per position, positive, with sum 1.
 
-    Why sqrt(d): a score is a sum of d products. The more there are, the larger the scores tend to
-    be, and with large scores softmax gives nearly all weight to one position. The division keeps
-    the scores of narrow and wide models alike.
+    Why sqrt(d): a score is a sum of d products. The more there are, the farther apart the scores
+    tend to be, and with large differences softmax gives nearly all weight to one position. The
+    division keeps the scores of narrow and wide models alike.
     """
     scores = [dot(q, key) * len(q) ** -0.5 for key in keys]
     return softmax(scores)
@@ -833,8 +851,9 @@ def attention_weights(q, keys):
 def attend(q, keys, values):
     """One attention head at one position: softmax(q K^T / sqrt(d)) V (Vaswani et al. 2017, eq. 1).
 
-    The result [d] is an average of the values [t][d]. A position counts the more, the better its
-    key matches the query. For example, with two positions and d = 4:
+    The paper writes it for all positions at once: K and V are the matrices whose rows are the keys
+    and the values [t][d]. The result [d] is an average of the values. A position counts the more,
+    the better its key matches the query. For example, with two positions and d = 4:
 
         q . key of the positions    2.2 and 0
         divided by sqrt(4)          1.1 and 0
@@ -842,8 +861,11 @@ def attend(q, keys, values):
         result                      0.75 * value of the first + 0.25 * value of the second
     """
     weights = attention_weights(q, keys)
-    # zip(*values) yields the columns of values: the first number of every position, and so on.
-    return [dot(weights, column) for column in zip(*values)]
+    result = []
+    for i in range(len(values[0])):
+        column = [value[i] for value in values]  # number i of the value of each position
+        result.append(dot(weights, column))
+    return result
 
 
 def embed(model, token, position):
@@ -864,8 +886,8 @@ def gpt(model, token, position, cache):
     name, then {layer: (keys, values)}, with a list of keys and a list of values, one per position.
     No position can look ahead, because what comes later is not in the lists yet.
 
-    In training the cache holds Values. So backward() also follows the way from the loss at a later
-    position to what was computed for the earlier ones.
+    In training the cache holds Values. A later position reads the keys and values of an earlier
+    one, so its loss depends on them, and backward() goes back to the earlier position as well.
     """
     x = embed(model, token, position)  # [n_embd]: what this position knows so far
     head_size = len(x) // n_head
@@ -882,8 +904,8 @@ def gpt(model, token, position, cache):
         keys.append(key)
         values.append(value)
         # One head can only make one average of the past. Several heads can look for several things
-        # at once. The first head works with the numbers 0 to 3 of every query, key and value, the
-        # second with 4 to 7, and so on.
+        # at once. With 16 numbers and four heads, the first head works with the numbers 0 to 3 of
+        # every query, key and value, the second with 4 to 7, and so on.
         heads = []
         for start in range(0, len(x), head_size):
             part = slice(start, start + head_size)
@@ -925,10 +947,11 @@ def name_loss(model, tokens):
 def adam_step(params, m, v, step, rate):
     """Move each parameter against its average gradient, in place. Set the gradients back to 0.
 
-    This is Adam (Kingma & Ba 2015, algorithm 1), with step = 1, 2, ... For each parameter, m is a
-    running average of its gradient, and v of its squared gradient. Dividing by the root of v takes
-    the size of the gradients out: if all of them were ten times as large, the steps would be the
-    same. So parameters with small gradients move as well.
+    Plain gradient descent is p.data -= rate * p.grad. Adam (Kingma & Ba 2015, algorithm 1) improves
+    on it in two ways. It takes a running average m of the gradient, because the gradient of a
+    single name is noisy. And it divides by the root of v, a running average of the squared
+    gradient. So every parameter moves by about `rate` per step, whether its gradients are large or
+    small. m and v have one number per parameter, and step counts 1, 2, ...
     """
     m_correction = 1 - beta1**step
     v_correction = 1 - beta2**step
@@ -943,7 +966,11 @@ def adam_step(params, m, v, step, rate):
 
 
 def train(model, names, chars):
-    """Train a model of Values in place, one name per step. Yield the loss before each step."""
+    """Train a model of Values in place, one name per step.
+
+    This is a generator. Each step yields the loss that its name had, and waits until the next one
+    is asked for. show_training() in the part DRAWING asks for all of them.
+    """
     params = [p for matrix in model.values() for row in matrix for p in row]
     m = [0.0] * len(params)
     v = [0.0] * len(params)

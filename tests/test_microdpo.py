@@ -241,10 +241,13 @@ def test_judge_pairs_by_hand(script, monkeypatch):
     )
     assert script.judge_pairs("policy", "base", pairs) == {
         "accuracy": 0.75,
+        "chosen_fell": 0.25,
         "chosen_log_ratio": (1.0 - 1.0 + 3.0 + 0.0) / 4,
         "rejected_log_ratio": (-2.0 - 1.0 + 1.0 - 0.5) / 4,
     }
     assert script.judge_pairs("base", "base", pairs)["accuracy"] == 0.0
+    assert script.more_probable_share("policy", pairs) == 0.5
+    assert script.more_probable_share("base", pairs) == 0.25
 
 
 def test_copies_are_kept_along_training_and_judged(script, monkeypatch, capsys):
@@ -307,8 +310,8 @@ def test_drawings(script, capsys, monkeypatch):
     script.show_loss("One pair", policy, reference, PAIR, list("abcdefghijklmnopqrstuvwxyz"))
     figures = {"preferred_rate": 0.5, "unique_share": 0.25, "mean_length": 5.0, "kl": 0.5}
     script.show_models({"base": ["milena"] * 20, "SFT": ["rory"] * 20}, {"base": figures})
-    way = {"chosen_log_ratio": 1.0, "rejected_log_ratio": -1.0, **figures}
-    script.show_progress_of({0: way, 75: way})
+    way = {"chosen_log_ratio": 1.0, "rejected_log_ratio": -1.0, "chosen_fell": 0.5, **figures}
+    script.show_progress_of({0: {**way, "accuracy": 0.5}}, 0.75)
     out = capsys.readouterr().out
     assert "mIlEnA" in out
     assert "##########" in out
