@@ -1,11 +1,47 @@
 """To adapt a model, train a product of two thin matrices beside each frozen one.
 
-After Hu et al. (2021), on microgpt (Andrej Karpathy 2026). The base learns names from A to M, an
-adapter bends it to N to Z. Nearly all that it gains there is the first letter, and so is what it
-forgets: while it is on, the model hardly expects a name from A to M. (Low rank is no protection
-here; Biderman et al. 2024 found some.) Take it off, and the base is back, bit for bit.
+The problem: there is a trained model, and there is new text at which it should become better. The
+plain way is full fine-tuning: train the model further, with all of its parameters, on the new text.
+That is expensive. Parameters are the numbers in the model. Training needs a gradient for each of
+them, and Adam, the usual optimizer, keeps two more numbers for each. In the end there is a second
+model, as large as the first. Every other kind of new text needs one more.
+
+The idea of low-rank adaptation (LoRA): leave the model as it is, and train a correction beside it.
+A model consists mostly of matrices. The correction of a matrix W has to have the shape of W, so it
+seems to need as many numbers. But it can be a product B A of two thin matrices: A has only r rows,
+and B has only r columns. The small number r is called the rank. With r = 1, a correction of 1000 x
+1000 numbers is made of 1000 + 1000. Not every correction is such a product. All that it can do is
+to read r numbers out of its input, and to write each of them into its output, always in the same
+direction. LoRA assumes that this is enough, because a trained model knows most of what the new text
+needs. The matrices A and B of all corrections together are called an adapter.
+
+The model stays frozen: its own numbers never change. So the adapter can be taken off again, and the
+old model is there. Or the adapter can be merged, which means that each correction is added to its
+matrix. Then the adapted model is as fast as the old one. LoRA does not promise that the adapted
+model still knows all that the old one knew. What has been forgotten has to be measured.
+
+    1. split_half: the names that begin with A to M are called half a, and the others half b. train
+       makes a GPT that has seen half a only. This is the base.
+    2. adapted_linear: where the base multiplies a matrix W with a vector x, add B (A x).
+    3. init_adapter: B starts at 0, so that the adapter changes nothing at first. A starts at random
+       numbers, because nothing would ever move with zeros in both.
+    4. fine_tune: train on half b. Gradients flow through the whole model, but the optimizer is
+       given A and B alone. If it is given everything instead, this is full fine-tuning.
+    5. merge: replace each W by W + B A. To take the adapter off, use the base.
+    6. name_losses: judge all models on both halves, once with the first letter of a name and once
+       without it. The halves were made by the first letter. So a change there may be all that the
+       adapter has learned, and all that the model has forgotten.
+
+The paper is Hu et al. (2021). The names A and B, the equation and the section are theirs. (The
+halves have the small letters a and b.) The paper multiplies the correction by alpha / r, with a
+constant alpha, so that the learning rate need not be chosen again for another r. This is left out.
+The paper mostly adapts two matrices per layer, wq and wv, which make the queries and the values of
+attention. Here every matrix that multiplies gets a correction, and init_adapter says why. The base
+is the GPT of microgpt, after Andrej Karpathy (2026). In production, one base in memory serves many
+tasks at once, each with its own adapter.
 """
 
+import collections
 import functools
 import hashlib
 import itertools
@@ -15,519 +51,1034 @@ import random
 import time
 import urllib.request
 
-# === CONSTANTS: the model, the two trainings, the evaluation ===
-n_embd, n_head, n_layer, block_size = 16, 4, 1, 16  # the model of microgpt
-ranks = (1, 4)  # r, the thin side of A and B; the results are of the first
-tables = ("wte", "wpe")  # looked up, not multiplied: they get no adapter
-num_base_steps, num_adapt_steps = 700, 250  # a step is one name, the same for all adaptations
-# Learning rates; each falls linearly to 0. The last two were chosen before, from three each, on 500
-# names from N to Z that are neither trained on nor held out (docs/implementation.md).
-base_rate, adapter_rate, full_rate = 0.01, 0.02, 0.005
-beta1, beta2, eps_adam = 0.85, 0.99, 1e-8
-num_heldout = 500  # names of each half to judge by; no step trained on them
-num_samples, temperature = 200, 0.5
+# === CONSTANTS ===
+half_a = "abcdefghijklm"  # first letters of the names that the base learns
+half_b = "nopqrstuvwxyz"  # first letters of the names that it is adapted to
+ranks = (1, 4)  # r: rows of A and columns of B; the results at the end are about the first
+tables = ("wte", "wpe")  # these matrices are looked up and not multiplied, so they stay as they are
+adapt_steps = 250  # steps of every adaptation, one name each
+# Each of the two rates was the best of three, by the loss on 500 further names of half b.
+adapter_rate = 0.02  # learning rate of adapters, chosen for both ranks; it falls linearly to 0
+full_rate = 0.005  # learning rate of full fine-tuning; it falls in the same way
+num_heldout = 500  # names of each half to judge by; no training sees them
+num_compared = 100  # of the held-out names, to compare the adapted model with the merged one
+num_samples = 200  # names that a model writes
+num_turns = 100  # turns in the search for the best product of rank 1
+n_embd = 16  # numbers per token in the GPT
+n_head = 4  # attention heads, which share those numbers
+# read also by the code that is repeated from microgpt
+n_layer = 1  # layers of attention and MLP
+block_size = 16  # the longest context: a boundary and 15 letters, the longest name in the list
+num_steps = 700  # steps of the base's training, one name each
+learning_rate = 0.01  # of the base's training; it falls linearly to 0
+beta1 = 0.85  # Adam's memory of the gradient
+beta2 = 0.99  # Adam's memory of the squared gradient
+eps_adam = 1e-8  # keeps Adam's division finite
+temperature = 0.5  # of sampling: below 1, the most probable tokens become more probable still
 
-NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
-NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
-print = functools.partial(print, flush=True)  # flush each line, into a pipe too
+# === BORROWED from microgpt.py: what you need to know of it ===
+# - Value is a number that remembers how it was computed. loss.backward() goes back through all of
+#   that. To the .grad of each Value it adds how much the loss changes per unit of change in it.
+# - A model is {name: matrix}. Its numbers are Values, which can be trained, or floats, which are
+#   fast. init_model() draws floats. as_values() and as_floats() copy a model into the other kind.
+# - linear() multiplies a matrix with a vector. dot() multiplies two vectors.
+# - encode() puts a boundary token in front of a name and behind it. spell() undoes that.
+# - gpt(model, token, position, cache) gives a score (logit) to every token that may come next. The
+#   cache is {} at the start of a name, and collects what later tokens need of the earlier ones.
+#   Here gpt() is not quite microgpt's, because it calls adapted_linear(). It stands under ADAPTED.
+# - softmax() turns logits into probabilities. log() is the logarithm.
+# - name_loss() is the mean of -log(probability) over the tokens of a name. train() trains a whole
+#   model on names by this loss. sample() writes a name.
+# - adam_step(params, m, v, step, rate) changes the Values in params by their gradients, and sets
+#   these gradients back to 0. The lists m and v are Adam's two numbers per parameter.
 
 
-# === DATA: names in two halves, a character a token ===
-def load_names():
-    """All names, in file order: from names.txt beside this script, or else in 01-foundations.
+# === THE CORRECTION: read r numbers from the input, and write each of them in one direction ===
+#
+#              W, frozen
+#          +----------------+
+#     x ---+                +---> y = W x + B (A x)                                       (eq. 3)
+#          +---- A --- B ---+
+#
+# x has n_in numbers, and y has n_out. W is [n_out][n_in], which means n_out rows and n_in columns.
+# A is [r][n_in], and B is [n_out][r].
+#
+# The larger W is, the more is saved:
+#
+#     W                              numbers in W     in A and B together, with r = 1
+#     16 x 16, attention here                 256                                  32
+#     12288 x 12288, as in GPT-3      150,994,944                              24,576
 
-    If there is neither, one is downloaded and kept. SystemExit, in one line, if it is not usable.
+
+def adapted_linear(x, model, name):
+    """W x + B (A x) for the matrix W = model[name], or W x if it has no correction.
+
+    x [n_in] -> [n_out]. The correction of model["lm_head"] is in model["lm_head.A"] [r][n_in] and
+    model["lm_head.B"] [n_out][r], and so for every other name. An example with r = 1:
+
+        W = 1 0 0 1     A = 1 0 2 -1     B = 2     B A = 2 0 4 -2     W + B A = 3 0 4 -1
+            0 2 0 0                          0           0 0 0  0               0 2 0  0
+            1 1 1 0                          1           1 0 2 -1               2 1 3 -1
+
+    Each row of B A is the row A, multiplied by one number of B. So 3 + 4 numbers make 12.
+
+        x = 1 2 3 4     W x = 5 4 6     A x = 3     B (A x) = 6 0 3     W x + B (A x) = 11 4 9
+
+    (W + B A) x is 11 4 9 as well. But in the order of B (A x), the matrix B A is never needed.
     """
-    here = os.path.dirname(os.path.abspath(__file__))
-    beside, shared = (os.path.join(here, d, "names.txt") for d in ("", "../01-foundations"))
-    source = next(filter(os.path.exists, (beside, shared)), NAMES_URL)
-    is_url = source == NAMES_URL
-    try:
-        with urllib.request.urlopen(source, timeout=10) if is_url else open(source, "rb") as file:
-            raw = file.read(5_000_000 if is_url else -1)  # longer cannot be it
-        if is_url and hashlib.sha256(raw).hexdigest() != NAMES_SHA256:
-            raise ValueError("its SHA-256 is not the one expected")
-        names = raw.decode("ascii").split()
-        if len(set(names)) < 10000:  # too few to train on some and hold out others
-            raise ValueError("it has fewer than 10000 different names")
-    except Exception as error:  # urllib alone raises three families of them
-        advice = f"Put an ASCII text file of names, one a line, at {beside}"
-        raise SystemExit(f"No names from {source}: {str(error).strip()}. {advice}") from None
-    if is_url:
-        temporary = f"{beside}.{os.getpid()}.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(raw)
-            os.replace(temporary, beside)  # in one move: nobody ever meets half a file
-        except OSError as error:  # no reason to stop: the names are in memory
-            print(f"The names could not be kept for the next run: {error}")
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)
-    return names
+    y = linear(x, model[name])
+    if f"{name}.A" not in model:
+        return y
+    numbers_read = linear(x, model[f"{name}.A"])  # A x, [r]: a single number if r = 1
+    correction = linear(numbers_read, model[f"{name}.B"])  # B (A x), [n_out]
+    return [y_i + c_i for y_i, c_i in zip(y, correction, strict=True)]
 
 
+# === THE START: B is 0, and A must not be ===
+#
+# Let g[i] be the gradient of the loss by y[i]. By the chain rule, the numbers in A and B have the
+# gradients
+#
+#     of B[i][k]:    g[i] * (A x)[k]
+#     of A[k][j]:    (sum over i of g[i] * B[i][k]) * x[j]
+#
+# If B is 0, then so is B (A x), and the adapted model is at first the base exactly. The training
+# begins with all that the base knows. The gradients of A are 0 then, but those of B are not. So B
+# moves in the first step, and A from the second step on. If A were 0 as well, all gradients would
+# be 0, and neither would ever move.
+
+
+def init_adapter(base, rank):
+    """An adapter of Values {name: matrix}, with an A and a B for each matrix of the base.
+
+    A [rank][n_in] is drawn from a Gaussian, and B [n_out][rank] is 0, as in section 4.1. The
+    standard deviation is that of microgpt's matrices.
+
+    Why every matrix, and not only wq and wv: the first letter is what is new in half b. Where the
+    first letter is predicted, attention sees a single position, the boundary. This position gets
+    all the weight, whatever wq is. So a correction of wq could not change any first letter.
+    """
+    adapter = {}
+    for name, matrix in base.items():
+        if name not in tables:
+            n_out = len(matrix)
+            n_in = len(matrix[0])
+            a = [[random.gauss(0, 0.08) for _ in range(n_in)] for _ in range(rank)]
+            adapter[f"{name}.A"] = a
+            adapter[f"{name}.B"] = [[0.0] * rank for _ in range(n_out)]
+    return as_values(adapter)
+
+
+# === THE TRAINING: frozen is what the optimizer is not given ===
+def all_numbers(model):
+    """The numbers of all matrices of a model, or of a part of one, in one list."""
+    return [number for matrix in model.values() for row in matrix for number in row]
+
+
+def fine_tune(model, trained, names, chars, first_rate):
+    """Train a part of a model in place, one name per step. Yield the loss before each step.
+
+    The part is `trained`, a {name: matrix} with matrices of the model. Everything else is frozen.
+
+        LoRA                 model = base | adapter     trained = adapter
+        full fine-tuning     model = a copy of base     trained = model
+
+    (base | adapter is a dictionary with the matrices of both. It copies no Value: what changes in
+    the adapter changes in the model.) The learning rate falls linearly from first_rate to 0.
+
+    What LoRA saves in training is memory: m and v have one number each per trained parameter. It
+    saves no time here, as the corrections have to be computed in addition.
+    """
+    params = all_numbers(trained)
+    frozen = all_numbers({name: model[name] for name in model if name not in trained})
+    m = [0.0] * len(params)
+    v = [0.0] * len(params)
+    for step, name in enumerate(names):
+        loss = name_loss(model, encode(name, chars))
+        loss.backward()
+        rate = first_rate * (1 - step / len(names))
+        adam_step(params, m, v, step + 1, rate)
+        # The frozen Values are part of the graph, because the loss was computed from them. And
+        # backward() has to pass through the frozen matrices: the gradient of a correction depends
+        # on what the matrices behind it make of its output. On its way backward() also adds to the
+        # .grad of the frozen Values. adam_step() is not given them, so it neither changes them nor
+        # resets their gradients. These would add up, step after step, and would spoil the first
+        # step of a later training of the base.
+        for number in frozen:
+            number.grad = 0.0
+        # So the gradients of frozen Values were computed for nothing. In PyTorch, a matrix with
+        # requires_grad=False gets none, and gradients still pass through it to the corrections in
+        # front of it. Here the same could be had with a base of floats.
+        yield loss.data
+
+
+# === MERGING: the correction becomes a part of the matrix ===
+def merge(model):
+    """A model without adapter that computes the same: every W is replaced by W + B A.
+
+    It is as fast as the base. But it does not contain the base any more: subtracting B A again
+    gives W only up to rounding. In production, an adapter is merged if a model has one task. If it
+    has many, the base stays as it is, and everybody's adapter is computed beside it.
+    """
+    merged = {}
+    for name, matrix in model.items():
+        if f"{name}.A" in model:
+            correction = product(model[f"{name}.B"], model[f"{name}.A"])
+            merged[name] = add(matrix, correction)
+        elif not name.endswith((".A", ".B")):
+            merged[name] = matrix
+    return merged
+
+
+def product(b, a):
+    """The matrix product B A, of b [n_out][r] and a [r][n_in]. Returns [n_out][n_in]."""
+    columns = list(zip(*a))  # the columns of A, [n_in][r]
+    rows = []
+    for b_row in b:
+        rows.append([dot(b_row, column) for column in columns])
+    return rows
+
+
+def add(matrix, other):
+    """The sum of two matrices of the same shape. Raises ValueError if the shapes differ."""
+    rows = []
+    for row, other_row in zip(matrix, other, strict=True):
+        rows.append([x + y for x, y in zip(row, other_row, strict=True)])
+    return rows
+
+
+# === HOW GOOD IS IT: on both halves, with the first letter and without it ===
+def split_half(names, letters, num_train):
+    """The names that begin with one of the letters: (names held out, num_train names to train on).
+
+    A name that stands in the list twice is used once. So no name is in both.
+    """
+    half = [name for name in dict.fromkeys(names) if name[0] in letters]
+    return half[:num_heldout], half[num_heldout : num_heldout + num_train]
+
+
+def name_logits(model, tokens):
+    """The logits [t][vocab_size] for every token of a name but the boundary in front of it.
+
+    A name that is longer than the context loses its end.
+    """
+    cache = {}
+    logits = []
+    for position in range(min(block_size, len(tokens) - 1)):
+        logits.append(gpt(model, tokens[position], position, cache))
+    return logits
+
+
+Losses = collections.namedtuple("Losses", "whole first rest")
+
+
+def name_losses(model, names, chars):
+    """The losses of a model of floats on names. Return a Losses of three lists.
+
+    Each list has one number per name. The loss of a token is -log(probability), measured in nats,
+    the unit of the natural logarithm:
+
+        whole    the mean over all letters of the name and the boundary behind it
+        first    the loss of the first letter alone
+        rest     the mean over all but the first letter
+    """
+    losses = Losses([], [], [])
+    for name in names:
+        tokens = encode(name, chars)
+        token_losses = []
+        for position, logits in enumerate(name_logits(model, tokens)):
+            next_token = tokens[position + 1]
+            token_losses.append(-log(softmax(logits)[next_token]))
+        losses.whole.append(mean(token_losses))
+        losses.first.append(token_losses[0])
+        losses.rest.append(mean(token_losses[1:]))
+    return losses
+
+
+def falls(before, after):
+    """How far the loss of each name has fallen. Both lists are losses of the same names."""
+    return [x - y for x, y in zip(before, after, strict=True)]
+
+
+def standard_error(values):
+    """How far the mean of the values is off, typically, because they are only a sample.
+
+    That is the sample of names. Another seed also means another base and another adapter: what rank
+    1 gained on half b without the first letter was between -0.005 and 0.031 on five seeds.
+    """
+    average = mean(values)
+    variance = math.fsum((value - average) ** 2 for value in values) / (len(values) - 1)
+    return math.sqrt(variance / len(values))
+
+
+def count(model):
+    """How many numbers a model has, or a part of one."""
+    return len(all_numbers(model))
+
+
+def count_different(model, other):
+    """How many numbers of a model of floats are not exactly those of another one."""
+    pairs = zip(all_numbers(model), all_numbers(other), strict=True)
+    return sum(x != y for x, y in pairs)
+
+
+def max_difference(model, other, names, chars):
+    """The largest difference between two models in any logit, over the tokens of some names."""
+    largest = 0.0
+    for name in names:
+        tokens = encode(name, chars)
+        for logits, others in zip(name_logits(model, tokens), name_logits(other, tokens)):
+            for x, y in zip(logits, others):
+                largest = max(largest, abs(x - y))
+    return largest
+
+
+def first_letter_probs(model):
+    """The probabilities [vocab_size] of all tokens behind the boundary that begins a name."""
+    boundary = len(model["wte"]) - 1  # the last row of the token embeddings
+    return softmax(gpt(model, boundary, 0, {}))
+
+
+# === WHY LITTLE CAN BE ENOUGH: what full fine-tuning changes, and how thin it is ===
+#
+# Full fine-tuning may change a matrix in any way. Look at what it has changed, and at how much of
+# that a product of rank 1 could hold. For comparison, look at how much such a product could hold of
+# random numbers. There is a reason to expect a difference: the gradient of a matrix W at one token
+# is a product of rank 1 itself. Its entry [i][j] is g[i] * x[j], with g as above. Training adds up
+# many of these gradients, and Adam rescales every entry.
+#
+# A large share is a hint and no proof, because what is missing may be small and still matter. And
+# this is about the matrices that multiply. Full fine-tuning also changes the two tables.
+
+
+def changes(before, after):
+    """{name: after - before} for every matrix of two models of floats."""
+    found = {}
+    for name, matrix in before.items():
+        negative = [[-x for x in row] for row in matrix]
+        found[name] = add(after[name], negative)
+    return found
+
+
+def random_like(model):
+    """A model of the same shapes, of random numbers: matrices that are not of low rank."""
+    drawn = {}
+    for name, matrix in model.items():
+        drawn[name] = [[random.gauss(0, 1) for _ in row] for row in matrix]
+    return drawn
+
+
+def rank1_shares(model):
+    """{name: share of the matrix that a product of rank 1 can hold} for matrices that multiply.
+
+    1 means all of it. The share itself is computed by rank1_share(), below main().
+    """
+    return {name: rank1_share(matrix) for name, matrix in model.items() if name not in tables}
+
+
+# === MAIN ===
+def main():
+    started = time.perf_counter()
+    random.seed(42)
+    show_example()
+    names = load_names()
+    random.shuffle(names)
+    chars = sorted(set("".join(names)))
+    heldout_a, names_a = split_half(names, half_a, num_steps)
+    heldout_b, names_b = split_half(names, half_b, adapt_steps)
+    print(f"\nTraining the base on {len(names_a)} names from A to M, half a:")
+    base = as_values(init_model(len(chars) + 1, n_embd))
+    show_training(train(base, names_a, chars), num_steps)
+
+    # Adapters, then full fine-tuning. All of them start as the base and see the same names.
+    models = {"base": as_floats(base)}
+    trained = {"base": base}  # what the optimizer was given
+    for rank in ranks:
+        print(f"\nTraining an adapter of rank {rank} on {len(names_b)} names from N to Z, half b:")
+        adapter = init_adapter(base, rank)
+        show_training(fine_tune(base | adapter, adapter, names_b, chars, adapter_rate), adapt_steps)
+        models[f"rank {rank}"] = as_floats(base | adapter)
+        trained[f"rank {rank}"] = adapter
+    print("\nFull fine-tuning on the same names:")
+    full = as_values(models["base"])
+    show_training(fine_tune(full, full, names_b, chars, full_rate), adapt_steps)
+    models |= {"full": as_floats(full), "adapter off": as_floats(base)}
+    trained |= {"full": full, "adapter off": {}}
+
+    # What has each model learned about half b, and what has it forgotten about half a?
+    losses_a = {title: name_losses(model, heldout_a, chars) for title, model in models.items()}
+    losses_b = {title: name_losses(model, heldout_b, chars) for title, model in models.items()}
+    base_a = mean(losses_a["base"].whole)
+    base_b = mean(losses_b["base"].whole)
+    show_losses(trained, losses_a, losses_b)
+    lora = f"rank {ranks[0]}"
+    show_writing({title: models[title] for title in ("base", lora)}, heldout_b, chars)
+
+    # Is merging exact? Can a product of rank 1 hold what full fine-tuning has changed?
+    merge_diff = max_difference(models[lora], merge(models[lora]), heldout_b[:num_compared], chars)
+    shares = rank1_shares(changes(models["base"], models["full"]))
+    random_shares = rank1_shares(random_like(models["base"]))
+    random_share = mean(random_shares.values())
+    show_shares(shares, random_shares)
+    print_results(
+        [
+            ("trainable_fraction", count(trained[lora]) / count(base), "< 0.1"),
+            ("base_loss_a", base_a, "< 2.5"),
+            ("base_loss_b", base_b, ""),
+            ("lora_loss_b", mean(losses_b[lora].whole), f"< {base_b - 0.3:.4f}"),
+            ("full_loss_b", mean(losses_b["full"].whole), ""),
+            ("lora_rest_gain_b", mean(falls(losses_b["base"].rest, losses_b[lora].rest)), ""),
+            ("lora_loss_a", mean(losses_a[lora].whole), f"> {base_a + 0.2:.4f}"),
+            ("full_loss_a", mean(losses_a["full"].whole), ""),
+            ("frozen_changed", count_different(models["base"], models["adapter off"]), "== 0"),
+            ("merged_max_diff", f"{merge_diff:.1e}", "< 1e-9"),
+            ("random_rank1_share", random_share, ""),
+            ("change_rank1_share", mean(shares.values()), f"> {2 * random_share:.4f}"),
+            ("runtime_seconds", time.perf_counter() - started, "< 420"),
+        ]
+    )
+
+
+# === FITTING: the best product of rank 1 ===
+def rank1_share(matrix):
+    """How much of a matrix the best product B A of rank 1 holds, as a share of its squares.
+
+    The error of a product is the sum of (M[i][j] - B[i] * A[j]) ** 2. The share is 1 if there is no
+    error, and 0 if the error is as large as the sum of all M[i][j] ** 2.
+
+    The best product is found in turns, from a random A. With A fixed, the best B is known, because
+    the error is a parabola in each B[i], which is least at
+
+        B[i] = (sum over j of M[i][j] * A[j]) / (sum over j of A[j] ** 2)
+
+    Then the best A for this B is found in the same way, and so on. (These turns are the power
+    iteration for the largest singular value.)
+    """
+    columns = list(zip(*matrix))
+    a = [random.gauss(0, 1) for _ in columns]
+    for _ in range(num_turns):
+        b = [dot(row, a) / dot(a, a) for row in matrix]
+        a = [dot(column, b) / dot(b, b) for column in columns]
+    error = 0.0
+    total = 0.0
+    for row, b_i in zip(matrix, b):
+        for x, a_j in zip(row, a):
+            error += (x - b_i * a_j) ** 2
+            total += x**2
+    return 1 - error / total
+
+
+# === DRAWING: nothing below is needed to understand the algorithm ===
+def show_example():
+    """Print the correction of a small matrix, and what it does to a vector."""
+    model = {
+        "w": [[1, 0, 0, 1], [0, 2, 0, 0], [1, 1, 1, 0]],
+        "w.A": [[1, 0, 2, -1]],
+        "w.B": [[2], [0], [1]],
+    }
+    x = [1, 2, 3, 4]
+    correction = product(model["w.B"], model["w.A"])
+    merged = merge(model)["w"]
+    print("A small matrix W, and an adapter of rank 1:")
+    print(" W             A             B    B A           W + B A")
+    for i in range(len(merged)):
+        a_row = model["w.A"][i] if i == 0 else []
+        cells = [model["w"][i], a_row, model["w.B"][i], correction[i], merged[i]]
+        texts = ["".join(f"{number:3.0f}" for number in row) for row in cells]
+        print("{:<14}{:<14}{:<5}{:<14}{}".format(*texts).rstrip())
+    num_thin = count({"A": model["w.A"], "B": model["w.B"]})
+    print(f"Numbers: {count({'B A': correction})} in B A, made of the {num_thin} in A and B.")
+    numbers_read = linear(x, model["w.A"])
+    vectors = {
+        "x": x,
+        "W x": linear(x, model["w"]),
+        "A x": numbers_read,
+        "B (A x)": linear(numbers_read, model["w.B"]),
+        "W x + B (A x)": adapted_linear(x, model, "w"),
+        "(W + B A) x": linear(x, merged),
+    }
+    for title, vector in vectors.items():
+        print(f"{title:<14}= {' '.join(f'{number:.0f}' for number in vector)}")
+
+
+def show_losses(trained, losses_a, losses_b):
+    """Print the mean losses of all models on both halves, and the gain without the first letter."""
+    print(f"\nLoss in nats per token, on {num_heldout} held-out names of each half: over the whole")
+    print("name, of its first letter alone, and over the rest without the first letter.")
+    print(f"{'numbers':>19}{'half a, from A to M':>27}{'half b, from N to Z':>27}")
+    print(f"{'trained':>19}{'whole   first    rest':>27}{'whole   first    rest':>27}")
+    for title in trained:
+        line = f"{title:<12}{count(trained[title]):7d}   "
+        for losses in (losses_a[title], losses_b[title]):
+            line += f"   {mean(losses.whole):8.3f}{mean(losses.first):8.3f}{mean(losses.rest):8.3f}"
+        print(line)
+    print("\nWithout the first letter, the loss on half b has fallen (standard error in brackets)")
+    for title in losses_b:
+        if title not in ("base", "adapter off"):
+            fallen = falls(losses_b["base"].rest, losses_b[title].rest)
+            print(f"{title:<12}by {mean(fallen):7.4f} ({standard_error(fallen):.4f})")
+
+
+def show_writing(models, heldout_b, chars):
+    """Print how probable each first letter is to models, and names that the models write."""
+    print("\nHow probable each letter is as the first one. The denser the mark, the more probable,")
+    print("from a dot for 1/60 to @ for 9/60 and more:")
+    print(f"{'':<18}{' '.join(chars)}")
+    rows = {title: first_letter_probs(model)[: len(chars)] for title, model in models.items()}
+    rows["held-out half b"] = [mean([name[0] == letter for name in heldout_b]) for letter in chars]
+    for title, probs in rows.items():
+        marks = [" .:-=+*#%@"[min(9, int(60 * p))] * 2 for p in probs]
+        print(f"{title:<18}{''.join(marks)}".rstrip())
+    for title, model in models.items():
+        samples = [spell(sample(model), chars) for _ in range(num_samples)]
+        from_b = sum(name.startswith(tuple(half_b)) for name in samples)
+        print(f"\n{title} writes {num_samples} names, {from_b} of them of half b:")
+        print(" ".join(samples[:14]))
+
+
+def show_shares(shares, random_shares):
+    """Print two bars per matrix: what rank 1 holds of its change, and of random numbers."""
+    print("\nHow much of a matrix the best product of rank 1 holds (1 is all of its squares):")
+    print(f"{'':<18}{'of what full fine-tuning changed':<35}of random numbers")
+    for name, share in shares.items():
+        line = f"{name:<18}{share:.2f} {'#' * round(25 * share):<30}"
+        line += f"{random_shares[name]:.2f} {'#' * round(25 * random_shares[name])}"
+        print(line.rstrip())
+
+
+# === ADAPTED from microgpt.py: adapted_linear() stands for linear() ===
+def gpt(model, token, position, cache):
+    """microgpt's gpt(), in which each matrix that multiplies may have an adapter.
+
+    Only this differs: it calls adapted_linear() with the model and the name of the matrix, where
+    microgpt calls linear() with the matrix. A model without adapters gives the same scores as
+    there. Returns the scores (logits) [vocab_size] of what may follow `token`, which stands at
+    `position`. The cache is {} at the start of a name, then {layer: (keys, values)}.
+    """
+    x = embed(model, token, position)
+    head_size = len(x) // n_head
+    for layer in range(n_layer):
+        h = rmsnorm(x)
+        query = adapted_linear(h, model, f"layer{layer}.attn_wq")
+        key = adapted_linear(h, model, f"layer{layer}.attn_wk")
+        value = adapted_linear(h, model, f"layer{layer}.attn_wv")
+        if layer not in cache:
+            cache[layer] = ([], [])
+        keys, values = cache[layer]
+        keys.append(key)
+        values.append(value)
+        heads = []
+        for start in range(0, len(x), head_size):
+            part = slice(start, start + head_size)
+            head_keys = [k[part] for k in keys]
+            head_values = [v[part] for v in values]
+            heads.extend(attend(query[part], head_keys, head_values))
+        attended = adapted_linear(heads, model, f"layer{layer}.attn_wo")
+        x = [xi + ai for xi, ai in zip(x, attended)]
+
+        h = rmsnorm(x)
+        hidden = [relu(u) for u in adapted_linear(h, model, f"layer{layer}.mlp_fc1")]
+        computed = adapted_linear(hidden, model, f"layer{layer}.mlp_fc2")
+        x = [xi + ci for xi, ci in zip(x, computed)]
+    return adapted_linear(x, model, "lm_head")
+
+
+# === REPEATED from microgpt.py, word for word ===
 def encode(name, chars):
-    """Token ids, between two boundary tokens of id len(chars). ValueError if a character is new."""
-    return [len(chars), *map(chars.index, name), len(chars)]
+    """The tokens of a name: the numbers of its letters, with a boundary in front and behind.
+
+    The token of a letter is its place in chars, and the boundary is the number after the last of
+    them. With chars a to z, "anna" becomes
+
+        [26, 0, 13, 13, 0, 26]        boundary a n n a boundary
+
+    Raises ValueError if a letter of the name is not in chars.
+    """
+    boundary = len(chars)
+    return [boundary, *[chars.index(letter) for letter in name], boundary]
 
 
-def split(names):
-    """(held-out, to train on) of the names from A to M, and of those from N to Z."""
-    unique = list(dict.fromkeys(names))  # what stands in the list twice could be on both sides
-    halves = [n for n in unique if n[0] <= "m"], [n for n in unique if n[0] > "m"]
-    sizes = num_base_steps, num_adapt_steps  # one pass over each
-    return [(half[:num_heldout], half[num_heldout:][:n]) for half, n in zip(halves, sizes)]
+def spell(tokens, chars):
+    """The letters of the tokens, without boundaries: [26, 0, 13, 13, 0, 26] -> "anna"."""
+    return "".join(chars[token] for token in tokens if token < len(chars))
 
 
-# === AUTOGRAD: numbers that remember how they were computed ===
 class Value:
-    """A number in a graph: data, the inputs it came from, and d(self)/d(input) for each of them."""
+    """A number, the numbers it was computed from, and how strongly it depends on each of them.
+
+    Take loss = (a * b + a) ** 2 with a = 2 and b = 3. Every operation makes a new Value:
+
+        product = a * b = 6        total = product + a = 8        loss = total ** 2 = 64
+
+    Each of them keeps its inputs, and the derivative of its own operation by each input. These are
+    called local gradients:
+
+        product: by a it is b = 3, by b it is a = 2
+        total: by product it is 1, by a it is 1
+        loss: by total it is 2 * total = 16
+
+    The Values and their inputs form a graph. backward() goes through it from the loss back to a and
+    b, and combines the local gradients by the chain rule.
+    """
 
     __slots__ = ("data", "grad", "_inputs", "_local_grads", "_order")
     _created = itertools.count()
 
     def __init__(self, data, inputs=(), local_grads=()):
-        self.data, self.grad = data, 0.0  # grad: d(result)/d(self), by result.backward()
-        self._inputs, self._local_grads = inputs, local_grads
-        self._order = next(Value._created)
+        self.data = data  # the number itself
+        self.grad = 0.0  # d(loss)/d(self), once loss.backward() has been called
+        self._inputs = inputs  # the Values that it was computed from
+        self._local_grads = local_grads  # d(self)/d(input), a float for each input
+        self._order = next(Value._created)  # 0 for the first Value ever made, then 1, 2, ...
 
     def __add__(self, other):
+        # d(a + b)/da = 1        d(a + b)/db = 1
         other = other if isinstance(other, Value) else Value(other)
         return Value(self.data + other.data, (self, other), (1.0, 1.0))
 
     def __mul__(self, other):
+        # d(a * b)/da = b        d(a * b)/db = a
         other = other if isinstance(other, Value) else Value(other)
         return Value(self.data * other.data, (self, other), (other.data, self.data))
 
-    # fmt: off
-    def __pow__(self, k): return Value(math.pow(self.data, k), (self,), (k * self.data ** (k - 1),))
-    def exp(self): return Value(y := math.exp(self.data), (self,), (y,))
-    def log(self): return Value(math.log(p := max(self.data, 1e-10)), (self,), (1.0 / p,))
-    def tanh(self): return Value(y := math.tanh(self.data), (self,), (1.0 - y * y,))
-    def relu(self): return Value(max(0.0, self.data), (self,), (float(self.data > 0),))
-    # The rest is made of those above.
-    def __neg__(self): return self * -1.0
-    def __sub__(self, other): return self + -other
-    def __rsub__(self, other): return -self + other
-    def __truediv__(self, other): return self * other**-1
-    def __rtruediv__(self, other): return self**-1 * other
-    def __rpow__(self, base): return (self * math.log(base)).exp()
-    __radd__, __rmul__ = __add__, __mul__
-    # fmt: on
+    def __pow__(self, k):
+        # d(a ** k)/da = k * a ** (k - 1)        k is a plain number
+        local_grad = k * self.data ** (k - 1)
+        result = math.pow(self.data, k)  # unlike **, it raises an error for the root of -1
+        return Value(result, (self,), (local_grad,))
+
+    def exp(self):
+        # d(exp(a))/da = exp(a)
+        result = math.exp(self.data)
+        return Value(result, (self,), (result,))
+
+    def log(self):
+        # d(log(a))/da = 1 / a        a is a probability; log(0) does not exist, so a < 1e-10 counts
+        # as 1e-10
+        clipped = max(self.data, 1e-10)
+        return Value(math.log(clipped), (self,), (1 / clipped,))
+
+    def tanh(self):
+        # d(tanh(a))/da = 1 - tanh(a) ** 2
+        result = math.tanh(self.data)
+        return Value(result, (self,), (1 - result * result,))
+
+    def relu(self):
+        # d(relu(a))/da = 1 if a > 0, else 0
+        local_grad = 1.0 if self.data > 0 else 0.0
+        return Value(max(0.0, self.data), (self,), (local_grad,))
+
+    # The other operators are made of those above. The ones that start with r are for a plain
+    # number on the left: 2.0 - a calls a.__rsub__(2.0).
+    def __neg__(self):
+        return self * -1.0
+
+    def __sub__(self, other):
+        return self + -other
+
+    def __truediv__(self, other):
+        return self * other**-1
+
+    def __radd__(self, other):
+        return self + other
+
+    def __rmul__(self, other):
+        return self * other
+
+    def __rsub__(self, other):
+        return -self + other
+
+    def __rtruediv__(self, other):
+        return self**-1 * other
+
+    def __rpow__(self, base):
+        # base ** a = exp(a * log(base))
+        return (self * math.log(base)).exp()
 
     def backward(self):
-        """Add d(self)/d(v) to the grad of every v below self. Works once: it frees the graph."""
-        nodes, seen = [self], {self}
-        for node in nodes:  # the list grows while we walk it: no recursion, any depth
-            for v in node._inputs:
-                if v._inputs and v not in seen:  # a leaf has nothing to pass on
-                    seen.add(v)
-                    nodes.append(v)
-        # Inputs exist before their node, so newest first is reverse topological order: a node's
-        # grad is complete by the time the node passes it on.
-        nodes.sort(key=lambda v: v._order, reverse=True)
-        self.grad = 1.0
+        """Add d(self)/d(x) to x.grad, for every Value x that self was computed from.
+
+        The chain rule: if x is an input of several nodes of the graph, each of them contributes its
+        own gradient times its local gradient by x. In the example of the class, a is an input of
+        product and of total:
+
+            total.grad = 16        product.grad = 16 * 1 = 16
+            a.grad = 16 * 3 (by way of product) + 16 * 1 (by way of total) = 64
+
+        The graph is used up: a second backward() through a part of it raises AttributeError.
+        """
+        # Collect self and the Values below it. The list grows while the loop walks along it. A
+        # Value without inputs, such as a parameter, has nothing to pass on, so it is left out.
+        nodes = [self]
+        seen = {self}
         for node in nodes:
-            grad = node.grad
-            for v, local_grad in zip(node._inputs, node._local_grads):
-                v.grad += local_grad * grad  # chain rule: dL/dv += dL/dnode * dnode/dv
-            del node._inputs, node._local_grads  # rather than all at the end: a quarter faster
-
-
-# fmt: off
-# Training computes on Values. Inference needs no gradient: on floats the same code makes no graph.
-def exp(x): return x.exp() if isinstance(x, Value) else math.exp(x)
-def log(x): return x.log() if isinstance(x, Value) else math.log(max(x, 1e-10))
-def relu(x): return x.relu() if isinstance(x, Value) else max(0.0, x)
-def floats(xs): return [x.data for x in xs] if xs and isinstance(xs[0], Value) else xs
-# fmt: on
-
-
-def dot(a, b):
-    """sum_i a[i] b[i] as ONE node, or a float if a and b are both lists of floats.
-
-    16 multiplies and 15 adds would be 31 nodes. A tensor library does the same one level up: its
-    node is a whole matrix product. Raises ValueError if the lengths differ.
-    """
-    xs, ys = floats(a), floats(b)
-    total = 0.0  # a loop, because sum() of floats rounds differently from Python 3.12 on
-    for x, y in zip(xs, ys, strict=True):
-        total += x * y
-    if xs is a:  # a holds floats, which floats() hands back as they are: no gradient for a
-        return total if ys is b else dot(b, a)
-    if ys is b:
-        return Value(total, [*a], [*ys])  # d(total)/d(a[i]) = b[i]
-    return Value(total, [*a, *b], [*ys, *xs])
+            for x in node._inputs:
+                if x._inputs and x not in seen:
+                    seen.add(x)
+                    nodes.append(x)
+        # A node may pass its gradient on only when the gradient is complete, which means that all
+        # that was computed from the node has passed its own gradient on. What was computed from a
+        # node is newer than the node. So the newest goes first: loss, then total, then product.
+        nodes.sort(key=lambda node: node._order, reverse=True)
+        self.grad = 1.0  # d(self)/d(self)
+        for node in nodes:
+            for x, local_grad in zip(node._inputs, node._local_grads):
+                x.grad += node.grad * local_grad
+            del node._inputs, node._local_grads  # frees their memory, as they are not needed again
 
 
 # --- AUTOGRAD DIFFERENCES IN THIS SCRIPT ---
-# None: this is the canonical code of docs/autograd-interface.md. Frozen weights are Values as well:
-# backward() fills their grad, train() throws it away. PyTorch's requires_grad=False never computes
-# it, but even there gradients flow *through* frozen layers, to adapters nearer to the input.
+# None. This is the engine of microgpt and of docs/autograd-interface.md.
 
 
-# === MODEL: a GPT, and an adapter that may sit on each of its matrices ===
+# Training needs Values. A trained model only has to be asked, and needs no gradient: its numbers
+# are floats, which is much faster. The functions below take both.
+def exp(x):
+    """e to the power of x, a Value or a float."""
+    return x.exp() if isinstance(x, Value) else math.exp(x)
+
+
+def log(x):
+    """The natural logarithm of a probability, a Value or a float. x < 1e-10 counts as 1e-10."""
+    return x.log() if isinstance(x, Value) else math.log(max(x, 1e-10))
+
+
+def relu(x):
+    """x if it is positive, else 0. x is a Value or a float."""
+    return x.relu() if isinstance(x, Value) else max(0.0, x)
+
+
+def floats(xs):
+    """The numbers in a list of Values, without their history. A list of floats stays as it is."""
+    if xs and isinstance(xs[0], Value):
+        return [x.data for x in xs]
+    return xs
+
+
+def dot(a, b):
+    """a[0] * b[0] + a[1] * b[1] + ..., as one node of the graph.
+
+    A GPT consists mostly of dot products. With 16 numbers in a and b, * and + would make 31 nodes,
+    which all have to be created and walked through. One node is enough, because the derivatives
+    are known. With s = dot(a, b):
+
+        ds/da[i] = b[i]        ds/db[i] = a[i]
+
+    Tensor libraries go further in the same direction: there, a whole matrix product is one node.
+
+    a and b are each a list of Values or a list of floats. They may be the same list: then each
+    element is an input twice, and backward() adds up both contributions. The result is a Value if
+    one of them holds Values, else a float. Raises ValueError if the lengths differ.
+    """
+    xs = floats(a)
+    ys = floats(b)
+    total = 0.0  # in a loop, because the built-in sum() rounds differently from Python 3.12 on
+    for x, y in zip(xs, ys, strict=True):
+        total += x * y
+    inputs = []
+    local_grads = []
+    if a and isinstance(a[0], Value):
+        inputs += a
+        local_grads += ys
+    if b and isinstance(b[0], Value):
+        inputs += b
+        local_grads += xs
+    return Value(total, inputs, local_grads) if inputs else total
+
+
+def init_model(vocab_size, n_embd):
+    """The parameters {name: matrix}, random floats near 0. A matrix is a list of rows.
+
+        wte      [vocab_size][n_embd]    token embedding: one vector per token
+        wpe      [block_size][n_embd]    position embedding: one vector per position
+        lm_head  [vocab_size][n_embd]    from the final vector to one score per token
+        attn_wq, attn_wk, attn_wv, attn_wo  [n_embd][n_embd]       query, key, value, output
+        mlp_fc1  [4 * n_embd][n_embd]    the two matrices of the MLP
+        mlp_fc2  [n_embd][4 * n_embd]
+
+    The last six exist once per layer. MLP is short for multi-layer perceptron. A matrix of shape
+    [n_out][n_in] takes a vector of n_in numbers to one of n_out. The numbers are drawn from a
+    Gaussian with standard deviation 0.08, in the order of Karpathy's microgpt. (The width n_embd is
+    an argument, because other scripts make models of several widths.)
+    """
+    shapes = {
+        "wte": (vocab_size, n_embd),
+        "wpe": (block_size, n_embd),
+        "lm_head": (vocab_size, n_embd),
+    }
+    for layer in range(n_layer):
+        shapes[f"layer{layer}.attn_wq"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.attn_wk"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.attn_wv"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.attn_wo"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.mlp_fc1"] = (4 * n_embd, n_embd)
+        shapes[f"layer{layer}.mlp_fc2"] = (n_embd, 4 * n_embd)
+    model = {}
+    for name, (rows, columns) in shapes.items():
+        model[name] = [[random.gauss(0, 0.08) for _ in range(columns)] for _ in range(rows)]
+    return model
+
+
+def as_values(model):
+    """A copy of a model in which every number is a Value, so that it can be trained."""
+    return {name: [[Value(x) for x in row] for row in matrix] for name, matrix in model.items()}
+
+
+def as_floats(model):
+    """A copy of a model in which every number is a float, so that it is frozen and fast."""
+    return {name: [floats(row) for row in matrix] for name, matrix in model.items()}
+
+
+def linear(x, matrix):
+    """Multiply a matrix [n_out][n_in] with a vector x [n_in]. Return [n_out].
+
+    Each row is compared with x: output i is the dot product of row i and x.
+    """
+    return [dot(row, x) for row in matrix]
+
+
 def softmax(logits):
-    """[n] scores -> [n] probabilities."""
-    peak = max(floats(logits))  # a constant: to shift all scores changes no probability
-    exps = [exp(x - peak) for x in logits]  # at most 1, so no score is too large
-    scale = dot(exps, [1.0] * len(exps)) ** -1  # 1 / their sum
-    return [e * scale for e in exps]
+    """Turn scores [n] into probabilities [n]: exp(score), divided by the sum of all exp(score).
 
-
-def linear(x, w):
-    """x [n_in], w [n_out][n_in] -> w x [n_out]."""
-    return [dot(row, x) for row in w]
+    The probabilities are positive and sum to 1. Adding the same number to all scores does not
+    change them. So the largest score is subtracted first, and exp() never sees a number above 0,
+    which could overflow.
+    """
+    largest = max(floats(logits))
+    exps = [exp(x - largest) for x in logits]
+    total = dot(exps, [1.0] * len(exps))  # their sum, as one node
+    inverse = total**-1
+    return [e * inverse for e in exps]
 
 
 def rmsnorm(x):
-    """[n] -> x / rms(x) [n] (Zhang & Sennrich 2019, eq. 4 without gain; 1e-5 is for x near 0)."""
-    scale = (dot(x, x) * (1 / len(x)) + 1e-5) ** -0.5
+    """Rescale a vector [n] so that the mean of its squares is 1 (Zhang & Sennrich 2019, eq. 4).
+
+    Whatever the layers before have added up, the next one then meets numbers of the usual size. The
+    1e-5 keeps the division finite if all numbers are 0. The learned factors of the paper are left
+    out.
+    """
+    mean_square = dot(x, x) * (1 / len(x))
+    scale = (mean_square + 1e-5) ** -0.5
     return [xi * scale for xi in x]
 
 
+def attention_weights(q, keys):
+    """How much a position reads each position: softmax(q . k / sqrt(d)) over the keys k.
+
+    q [d] is the query of the one that reads, and keys [t][d] has one key for each position up to
+    this one. Returns [t]: one weight per position, positive, with sum 1.
+
+    Why sqrt(d): a score is a sum of d products. The more there are, the farther apart the scores
+    tend to be, and with large differences softmax gives nearly all weight to one position. The
+    division keeps the scores of narrow and wide models alike.
+    """
+    scores = [dot(q, key) * len(q) ** -0.5 for key in keys]
+    return softmax(scores)
+
+
 def attend(q, keys, values):
-    """softmax(q K^T / sqrt(d)) V for one query of one head (Vaswani et al. 2017, eq. 1).
+    """One attention head at one position: softmax(q K^T / sqrt(d)) V (Vaswani et al. 2017, eq. 1).
 
-    q [d], keys and values [t][d] -> output [d], weights [t].
+    The paper writes it for all positions at once: K and V are the matrices whose rows are the keys
+    and the values [t][d]. The result [d] is an average of the values. A position counts the more,
+    the better its key matches the query. For example, with two positions and d = 4:
+
+        q . key of the positions    2.2 and 0
+        divided by sqrt(4)          1.1 and 0
+        softmax                     0.75 and 0.25
+        result                      0.75 * value of the first + 0.25 * value of the second
     """
-    weights = softmax([dot(q, k) * len(q) ** -0.5 for k in keys])
-    return [dot(weights, column) for column in zip(*values)], weights
+    weights = attention_weights(q, keys)
+    result = []
+    for i in range(len(values[0])):
+        column = [value[i] for value in values]  # number i of the value of each position
+        result.append(dot(weights, column))
+    return result
 
 
-def adapted_linear(x, model, name):
-    """x [n_in] -> W x + A (B x) [n_out] (Hu et al., eq. 3), or W x if `name` has no adapter.
+def embed(model, token, position):
+    """The vector [n_embd] that a position starts with: which token it has, and where it stands.
 
-    W is [n_out][n_in]. B, [r][n_in], reads r numbers from x; A, [n_out][r], writes each of them in
-    a direction of its own. (Hu et al. and PEFT swap the names.) A B, as large as W, is not made.
+    Attention by itself would not know the order of the letters. The position embedding tells it.
     """
-    y = linear(x, model[name])
-    if f"{name}.A" in model:
-        low = linear(x, model[f"{name}.B"])  # at rank 1 a single number
-        y = [yi + zi for yi, zi in zip(y, linear(low, model[f"{name}.A"]))]
-    return y
+    tok_emb = model["wte"][token]
+    pos_emb = model["wpe"][position]
+    return rmsnorm([t + p for t, p in zip(tok_emb, pos_emb)])
 
 
-def adapted_gpt(model, token_id, pos_id, cache):
-    """microgpt's gpt() with adapted_linear() for linear(): logits [vocab_size] of the next token.
+def name_loss(model, tokens):
+    """The mean of -log p(next token) over one name. It is called cross-entropy.
 
-    `cache` holds each layer's past keys and values: {} at the start of a name.
+    The probability of a name is the product of the probabilities of its tokens, each given those
+    before. The logarithm of this product is a sum. The loss is 0 if every token was predicted with
+    probability 1, and log(27) = 3.30 for a blind guess among 27 tokens. Its unit is called nat. A
+    name that is longer than the context loses its end.
     """
-    x = rmsnorm([t + p for t, p in zip(model["wte"][token_id], model["wpe"][pos_id])])
-    for layer in (f"layer{i}." for i in range(n_layer)):
-        keys, values = cache.setdefault(layer, ([], []))
-        h = rmsnorm(x)
-        q = adapted_linear(h, model, layer + "attn_wq")  # W and, if it is there, its A and B
-        keys.append(adapted_linear(h, model, layer + "attn_wk"))
-        values.append(adapted_linear(h, model, layer + "attn_wv"))
-        heads = []
-        for start in range(0, n_embd, n_embd // n_head):
-            part = slice(start, start + n_embd // n_head)
-            heads += attend(q[part], [k[part] for k in keys], [v[part] for v in values])[0]
-        x = [a + b for a, b in zip(x, adapted_linear(heads, model, layer + "attn_wo"))]
-        h = [relu(hi) for hi in adapted_linear(rmsnorm(x), model, layer + "mlp_fc1")]
-        x = [a + b for a, b in zip(x, adapted_linear(h, model, layer + "mlp_fc2"))]
-    return adapted_linear(x, model, "lm_head")
-
-
-def init_model(vocab_size):
-    """A state_dict of matrices, Gaussian of std 0.08, in microgpt's order: same seed, same draw."""
-    n = n_embd
-    shapes = {"wte": (vocab_size, n), "wpe": (block_size, n), "lm_head": (vocab_size, n)}
-    for i in range(n_layer):
-        shapes |= {f"layer{i}.attn_{w}": (n, n) for w in ("wq", "wk", "wv", "wo")}
-        shapes |= {f"layer{i}.mlp_fc1": (4 * n, n), f"layer{i}.mlp_fc2": (n, 4 * n)}
-    return {
-        name: [[Value(random.gauss(0, 0.08)) for _ in range(columns)] for _ in range(rows)]
-        for name, (rows, columns) in shapes.items()
-    }
-
-
-def init_adapter(state_dict, rank):
-    """{name.A: [n_out][rank], name.B: [rank][n_in]} for each matrix of the base that multiplies.
-
-    The adapted model is `base | adapter`. As B is 0, it starts as the base exactly: the loss of
-    step 1 is the same in every adaptation. A must not be 0 as well: with y = A (B x), dL/dA is
-    dL/dy (B x)^T and dL/dB is A^T dL/dy x^T. At the start the first is 0, the second is not, so B
-    moves first; were both 0, neither would ever move. Hu et al. (section 4.1) zero the outer matrix
-    instead, which does as well, and scale the product by alpha / r, to retune less for another r.
-    """
-    adapter = {}
-    # Hu et al. mostly adapt wq and wv. Here most of what is new is the first letter, and where that
-    # is chosen, attention sees one position, whatever wq and wk are. So all matrices are adapted.
-    for name in [key for key in state_dict if key not in tables]:
-        n_out, n_in = len(state_dict[name]), len(state_dict[name][0])
-        a = [[Value(random.gauss(0, 0.08)) for _ in range(rank)] for _ in range(n_out)]
-        b = [[Value(0.0) for _ in range(n_in)] for _ in range(rank)]
-        adapter |= {f"{name}.A": a, f"{name}.B": b}
-    return adapter
-
-
-def merge(model):
-    """A model in floats -> plain matrices W + A B: as fast as the base, W back only to rounding."""
-    # Production does either: merged for speed, or one base in memory under many adapters.
-    merged = {}
-    for name, w in model.items():
-        if f"{name}.A" in model:
-            columns = list(zip(*model[f"{name}.B"]))
-            product = [linear(a, columns) for a in model[f"{name}.A"]]  # A B
-            w = [[x + y for x, y in zip(*rows)] for rows in zip(w, product)]
-        if not name.endswith((".A", ".B")):
-            merged[name] = w
-    return merged
-
-
-# fmt: off
-def as_floats(w): return {key: [floats(row) for row in m] for key, m in w.items()}
-def flat(model): return [x for m in model.values() for row in m for x in row]  # all its numbers
-# fmt: on
-
-
-# === TRAINING: the same loop for the base, for an adapter and for full fine-tuning ===
-def token_logits(model, tokens):
-    """Logits [t][vocab_size], for all tokens but the last, up to the end of the context."""
+    num_predictions = min(block_size, len(tokens) - 1)
     cache = {}
-    return [adapted_gpt(model, t, i, cache) for i, t in enumerate(tokens[:-1][:block_size])]
+    total = 0.0
+    for position in range(num_predictions):
+        logits = gpt(model, tokens[position], position, cache)
+        probs = softmax(logits)
+        total = total - log(probs[tokens[position + 1]])
+    return total * (1 / num_predictions)
 
 
-def token_losses(model, tokens):
-    """-log p [t] of each next token, in nats: the first letter's, the others', the boundary's."""
-    return [-log(softmax(x)[t]) for x, t in zip(token_logits(model, tokens), tokens[1:])]
+def adam_step(params, m, v, step, rate):
+    """Move each parameter against its average gradient, in place. Set the gradients back to 0.
 
-
-def adam_step(params, m, v, step, lr):
-    """One update of params, in place (Kingma & Ba 2015, algorithm 1; step >= 1). Clears grads."""
-    correct1, correct2 = 1 / (1 - beta1**step), 1 / (1 - beta2**step)  # undoes that m, v start at 0
+    Plain gradient descent is p.data -= rate * p.grad. Adam (Kingma & Ba 2015, algorithm 1) improves
+    on it in two ways. It takes a running average m of the gradient, because the gradient of a
+    single name is noisy. And it divides by the root of v, a running average of the squared
+    gradient. So every parameter moves by about `rate` per step, whether its gradients are large or
+    small. m and v have one number per parameter, and step counts 1, 2, ...
+    """
+    m_correction = 1 - beta1**step
+    v_correction = 1 - beta2**step
     for i, p in enumerate(params):
-        m[i] = beta1 * m[i] + (1 - beta1) * p.grad  # which way, on average
-        v[i] = beta2 * v[i] + (1 - beta2) * p.grad * p.grad  # how steep, on average
-        p.data -= lr * m[i] * correct1 / (math.sqrt(v[i] * correct2) + eps_adam)
+        m[i] = beta1 * m[i] + (1 - beta1) * p.grad
+        v[i] = beta2 * v[i] + (1 - beta2) * p.grad * p.grad
+        # m and v start at 0 and are too small at first; dividing by this corrects it.
+        m_hat = m[i] / m_correction
+        v_hat = v[i] / v_correction
+        p.data -= rate * m_hat / (math.sqrt(v_hat) + eps_adam)
         p.grad = 0.0
 
 
-def train(model, trained, names, chars, rate):
-    """Train the matrices called `trained`, in place, a name a step; yield each step's mean loss.
+def train(model, names, chars):
+    """Train a model of Values in place, one name per step.
 
-    All others are frozen: the optimizer never hears of them and keeps no m and v for them. Training
-    n parameters takes n gradients, n m and n v. Adapters save these, not time: the graph is larger.
+    This is a generator. Each step yields the loss that its name had, and waits until the next one
+    is asked for. show_training() in the part DRAWING asks for all of them.
     """
-    params = flat({key: model[key] for key in trained})
-    m, v = [0.0] * len(params), [0.0] * len(params)
-    for step, name in enumerate(names):
-        losses = token_losses(model, encode(name, chars))
-        loss = dot(losses, [1 / len(losses)] * len(losses))
+    params = [p for matrix in model.values() for row in matrix for p in row]
+    m = [0.0] * len(params)
+    v = [0.0] * len(params)
+    for step in range(num_steps):
+        name = names[step % len(names)]  # starts over if there are fewer names than steps
+        loss = name_loss(model, encode(name, chars))
         loss.backward()
-        adam_step(params, m, v, step + 1, rate * (1 - step / len(names)))  # of params alone
-        for p in flat(model):  # also of the frozen
-            p.grad = 0.0
+        rate = learning_rate * (1 - step / num_steps)  # falls to 0
+        adam_step(params, m, v, step + 1, rate)
         yield loss.data
 
 
-# === INFERENCE: judge, sample, and look at what changed ===
-def evaluate(model, names, chars):
-    """{"all", "first", "rest"}: of each name the mean loss, its first letter's, the rest's mean."""
-    losses = [token_losses(model, encode(name, chars)) for name in names]
-    rest = [mean(x[1:]) for x in losses]  # the first letter's loss is left out
-    return {"all": [mean(x) for x in losses], "first": [x[0] for x in losses], "rest": rest}
+def sample(model):
+    """Draw a name from a model of floats. Return its tokens, with the boundary in front.
 
+    The last token is the boundary as well, unless the name reached the end of the context.
 
-def paired_gain(before, after):
-    """Mean of before - after and its standard error; by name, as names differ more than models."""
-    gains = [b - a for b, a in zip(before, after)]
-    gain = mean(gains)
-    return gain, math.sqrt(mean([(g - gain) ** 2 for g in gains]) / (len(gains) - 1))
-
-
-def max_difference(model, other, names, chars):
-    """The largest difference between any two logits of the two models, over the names."""
-    differences = []
-    for tokens in (encode(name, chars) for name in names):
-        for rows in zip(token_logits(model, tokens), token_logits(other, tokens)):
-            differences += [abs(a - b) for a, b in zip(*rows)]
-    return max(differences)
-
-
-def sample(model, chars):
-    """A name drawn token by token, until the boundary token or the end of the context."""
-    name, cache = "", {}
-    token_id = bos = len(chars)
-    for pos_id in range(block_size):
-        logits = adapted_gpt(model, token_id, pos_id, cache)
-        token_id = random.choices(range(bos + 1), softmax([x / temperature for x in logits]))[0]
-        if token_id == bos:
-            break
-        name += chars[token_id]
-    return name
-
-
-def rank1_share(matrix):
-    """How much of the sum of squares of `matrix` its best approximation of rank 1 keeps.
-
-    That is s_1^2 / sum_i s_i^2 in its singular values (Eckart & Young 1936). s_1 is the most by
-    which it stretches a unit vector; v <- M^T M v turns v towards that one (power iteration).
+    Dividing the scores by a temperature below 1 makes their differences larger. The most probable
+    tokens then become more probable still, and the names more ordinary.
     """
-    columns = list(zip(*matrix))
-    v = [random.gauss(0, 1) for _ in columns]
-    for _ in range(100):
-        v = linear(linear(v, matrix), columns)
-        length = math.sqrt(dot(v, v))
-        v = [x / length for x in v]
-    stretched = linear(v, matrix)
-    return dot(stretched, stretched) / math.fsum(x * x for row in matrix for x in row)
+    boundary = len(model["wte"]) - 1
+    tokens = [boundary]
+    cache = {}
+    for position in range(block_size):
+        logits = gpt(model, tokens[-1], position, cache)
+        probs = softmax([x / temperature for x in logits])
+        tokens.append(random.choices(range(len(probs)), weights=probs)[0])
+        if tokens[-1] == boundary:
+            break
+    return tokens
 
 
-def change_shares(before, after):
-    """{name: (rank1_share of after - before, rank1_share of Gaussian noise of that shape)}."""
-    # A hint why thin can do: this change may have any rank, and is nearer to rank 1 than noise.
-    shares = {}
-    for name in [key for key in before if key not in tables]:
-        change = [[y - x for x, y in zip(*rows)] for rows in zip(before[name], after[name])]
-        noise = [[random.gauss(0, 1) for _ in row] for row in change]
-        shares[name] = rank1_share(change), rank1_share(noise)
-    return shares
+def mean(values):
+    """The average of some numbers. fsum() rounds only once, so every Python gives the same."""
+    return math.fsum(values) / len(values)
 
 
-# === OUTPUT: progress, drawings, results ===
 def show_progress(step, num_steps, loss, started):
-    """Rewrite one line on a terminal; in a pipe, print the first steps and every tenth of them."""
-    spent = time.perf_counter() - started
-    left = spent * (num_steps / step - 1)
-    line = f"step {step:4d}/{num_steps}  loss {loss:.5f}  {spent:5.1f} s, {left:5.1f} s left"
-    if os.isatty(1):  # somebody watches
+    """Print step, loss, elapsed and remaining time: on a terminal always in the same line.
+
+    In a pipe or a file, print a line for the first three steps and for every tenth of all steps.
+    """
+    elapsed = time.perf_counter() - started
+    remaining = elapsed * (num_steps / step - 1)
+    line = f"step {step:4d}/{num_steps}  loss {loss:.5f}  {elapsed:5.1f} s, {remaining:5.1f} s left"
+    if os.isatty(1):
         print(f"\r{line} ", end="\n" if step == num_steps else "")
     elif step <= 3 or step % max(1, num_steps // 10) == 0:
         print(line)
 
 
-def mean(values):
-    return math.fsum(values) / len(values)  # fsum rounds once, so alike on every Python
-
-
-def show_training(title, training, num_steps):
-    """Run `training`, the generator of train(), and print the progress."""
-    print(f"\n{title}:")
+def show_training(losses, num_steps):
+    """Run a generator of losses to its end, and show its progress. Return the losses."""
     started = time.perf_counter()
-    for step, loss in enumerate(training, 1):
-        show_progress(step, num_steps, loss, started)
-
-
-def show_scores(scores, sizes):
-    """Print each model's mean losses on both halves; `sizes` are the numbers that it trained."""
-    print("\nHeld-out loss in nats a token: mean of a name, of its first letter, of the rest")
-    print(f"{'A to M':>39}{'N to Z':>22}\n{'numbers trained':>22}{'     all  first   rest' * 2}")
-    for title, halves in scores.items():
-        cells = (f"{mean(values):7.3f}" for half in halves for values in half.values())
-        print("{:<14}{:8d} {}{}{} {}{}{}".format(title, sizes[title], *cells))
-
-
-def show_samples(title, model, chars):
-    """Print some samples; return the share of all that starts with n to z."""
-    samples = [sample(model, chars) for _ in range(num_samples)]
-    print(f"\n{num_samples} samples, {title}:\n{' '.join(samples[:14])} ...")
-    return mean([name[:1] > "m" for name in samples])
-
-
-def draw_first_letters(rows, chars):
-    """Print how likely each letter is to come first: {title: probabilities}, a row a line."""
-    print(f"\nfirst letter:   {' '.join(chars)}")
-    for title, probs in rows.items():  # the denser a mark, the likelier: @ from 0.15
-        marks = [" .:-=+*#%@"[min(9, int(60 * p))] * 2 for p in probs[: len(chars)]]
-        print(f"{title:<16}{''.join(marks)}".rstrip())
-
-
-def draw_shares(shares):
-    """Print two bars a matrix: what rank 1 keeps of its change, and of a random matrix."""
-    print(f"\nKept at rank 1:  {'of what full tuning changed':<33}of a random matrix")
-    for name, pair in shares.items():
-        bars = (f"{share:.2f} {'#' * round(25 * share):<28}" for share in pair)
-        print(f"{name:<17}{''.join(bars)}".rstrip())
+    seen = []
+    for loss in losses:
+        seen.append(loss)
+        show_progress(len(seen), num_steps, loss, started)
+    return seen
 
 
 def print_results(rows):
-    """Print the results, one a line: name, value, and the bound that the tests hold it to."""
+    """Print the results: one per line, with its name, its value, and the bound it has to meet."""
     print("\n=== results ===")
-    for name, value, criterion in rows:
-        value = f"{value:.4f}" if isinstance(value, float) else value
-        print(f"{name:<26}{value:<9}{criterion}".rstrip())
+    for name, value, bound in rows:
+        text = f"{value:.4f}" if isinstance(value, float) else value
+        print(f"{name:<26}{text:<9}{bound}".rstrip())
 
 
-# === MAIN ===
-def show_adaptations(base, names, chars):
-    """Adapt with each rank, then in full: ({title: model in floats}, {title: numbers trained})."""
-    models, sizes = {"base": as_floats(base)}, {"base": len(flat(base))}
-    for rank in ranks:  # `|` shares the base's Values; train() never updates them
-        title, adapter = f"rank {rank}", init_adapter(base, rank)
-        training = train(base | adapter, [*adapter], names, chars, adapter_rate)
-        show_training(f"Adapter of {title}, on N to Z", training, len(names))
-        models[title], sizes[title] = as_floats(base | adapter), len(flat(adapter))
-    full = {key: [[Value(p.data) for p in row] for row in m] for key, m in base.items()}  # a copy
-    training = train(full, [*full], names, chars, full_rate)
-    show_training("Full fine-tuning, on N to Z", training, len(names))
-    models |= {"full": as_floats(full), "adapter off": as_floats(base)}  # off: use the base alone
-    return models, sizes | {"full": len(flat(full)), "adapter off": 0}
+# An earlier release of the list in 01-foundations: 32,033 names instead of 32,178.
+NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
+NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
+print = functools.partial(print, flush=True)  # print each line at once, also into a pipe
 
 
-def score_rows(scores, lora, sizes):
-    """The rows of the results that compare the base, the adapter titled `lora` and full tuning."""
-    (base_a, base_b), (lora_a, lora_b) = scores["base"], scores[lora]
-    (full_a, full_b), (off_a, _) = scores["full"], scores["adapter off"]
-    loss_a, loss_b = mean(base_a["all"]), mean(base_b["all"])
-    lora_gain, full_gain = (paired_gain(base_b["rest"], b["rest"]) for b in (lora_b, full_b))
-    return [
-        ("trainable_fraction", sizes[lora] / sizes["base"], "< 0.1"),
-        ("lora_train_numbers", 3 * sizes[lora], ""),  # grad, m, v; frozen grads do not count
-        ("full_train_numbers", 3 * sizes["full"], ""),
-        ("base_loss_a", loss_a, "< 2.5"),
-        ("base_loss_b", loss_b, ""),
-        ("lora_loss_b", mean(lora_b["all"]), f"< {loss_b - 0.3:.4f}"),  # must beat the base by 0.3
-        ("full_loss_b", mean(full_b["all"]), ""),
-        ("lora_rest_gain_b", lora_gain[0], ""),
-        ("lora_rest_gain_error", lora_gain[1], ""),  # its standard error
-        ("full_rest_gain_b", full_gain[0], ""),
-        ("full_rest_gain_error", full_gain[1], ""),
-        ("lora_loss_a", mean(lora_a["all"]), ""),
-        ("full_loss_a", mean(full_a["all"]), ""),
-        ("off_loss_a", mean(off_a["all"]), f"== {loss_a:.4f}"),
-    ]
+def load_names():
+    """All names, in file order: from names.txt beside this script or else in ../01-foundations.
+
+    If neither file exists, the list is downloaded. Whatever fails ends in SystemExit, with one line
+    that says what to do.
+    """
+    folder = os.path.dirname(os.path.abspath(__file__))
+    path = os.path.join(folder, "names.txt")
+    source = path
+    if not os.path.exists(source):
+        source = os.path.join(folder, "..", "01-foundations", "names.txt")
+    try:
+        if os.path.exists(source):
+            with open(source, "rb") as file:
+                raw = file.read()
+        else:
+            source = NAMES_URL
+            raw = download_names(path)
+        names = raw.decode("ascii").split()
+        if len(set(names)) < 10000:  # too few to train on some and to hold out others
+            raise ValueError("it has fewer than 10000 different names")
+    except Exception as error:  # of many kinds: OSError, HTTPException, UnicodeDecodeError, ...
+        advice = f"Put an ASCII text file of names, one per line, at {path}"
+        raise SystemExit(f"No names from {source}: {str(error).strip()}. {advice}") from None
+    return names
 
 
-def main():
-    started = time.perf_counter()
-    random.seed(42)
-    names = load_names()
-    random.shuffle(names)
-    chars = sorted(set("".join(names)))  # both halves use one alphabet, so one tokenizer
-    (a_heldout, a_names), (b_heldout, b_names) = split(names)
-    base = init_model(len(chars) + 1)
-    print(f"{len(flat(base))} parameters. Names: {len(a_names)} from A to M to train the base on,")
-    print(f"{len(b_names)} from N to Z to adapt it to; {num_heldout} of each half held out.")
-    show_training("Base, on A to M", train(base, [*base], a_names, chars, base_rate), len(a_names))
-    models, sizes = show_adaptations(base, b_names, chars)
-    lora = f"rank {ranks[0]}"  # the smallest adapter stands for the method
-    scores = {t: [evaluate(m, n, chars) for n in (a_heldout, b_heldout)] for t, m in models.items()}
-    show_scores(scores, sizes)
-    first = {t: softmax(adapted_gpt(models[t], len(chars), 0, {})) for t in ("base", lora)}
-    first["held out, N-Z"] = [mean([name[0] == c for name in b_heldout]) for c in chars]
-    draw_first_letters(first, chars)
-    rates = [show_samples(title, models[title], chars) for title in ("base", lora)]
-    shares = change_shares(models["base"], models["full"])
-    draw_shares(shares)
-    change, noise = map(mean, zip(*shares.values()))
-    diff = max_difference(models[lora], merge(models[lora]), b_heldout[:100], chars)
-    changed = [x != y for x, y in zip(flat(models["base"]), flat(models["adapter off"]))]
-    rows = [
-        *score_rows(scores, lora, sizes),
-        ("frozen_changed", changed.count(True), "== 0"),
-        ("merged_max_diff", f"{diff:.1e}", "< 1e-9"),
-        ("base_samples_n_to_z", rates[0], ""),
-        ("lora_samples_n_to_z", rates[1], ""),
-        ("random_rank1_share", noise, ""),
-        ("change_rank1_share", change, f"> {2 * noise:.4f}"),  # twice what noise has
-        ("runtime_seconds", time.perf_counter() - started, "< 420"),
-    ]
-    print_results(rows)
+def download_names(path):
+    """Download the list of names, check that it is the expected one, and keep it at `path`.
+
+    Returns its bytes. Raises an exception if the download fails or the list is another one. If it
+    cannot be kept, it prints a line and goes on.
+    """
+    with urllib.request.urlopen(NAMES_URL, timeout=10) as answer:
+        raw = answer.read(5_000_000)  # the list has 228,145 bytes
+    if hashlib.sha256(raw).hexdigest() != NAMES_SHA256:
+        raise ValueError("its SHA-256 is not the one expected")
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(raw)
+        os.replace(temporary, path)  # in one move, so that nobody ever meets half a file
+    except OSError as error:
+        print(f"The names could not be kept for the next run: {error}")
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+    return raw
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BrokenPipeError:
+        os._exit(0)  # the reader of the pipe has gone, as in `python script.py | head`

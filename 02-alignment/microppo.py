@@ -1,10 +1,86 @@
-"""A taste learned from pairs can steer a model by its own samples; a KL penalty keeps them various.
+"""A taste learned from pairs can steer a model by its own samples; a KL penalty keeps them diverse.
 
-RLHF as in InstructGPT (Ouyang et al. 2022): pretrain a policy, learn a reward from pairs of which
-one was preferred, then raise that reward by PPO (Schulman et al. 2017). A rule plays the person.
-Model, recipe and engine: microgpt's, after Andrej Karpathy (2026), at half its width and context.
+The problem: there is a model that writes names, and there are pairs of names of which somebody
+preferred one. The model should write more names like the preferred ones. A pair says which of two
+given names is the better one. It does not say how good a name is that the model has just made up,
+and nobody can judge all the names that a model makes up.
+
+The idea is reinforcement learning from human feedback (RLHF). First, a second model learns from the
+pairs to judge any name by a number, the reward. It is called the reward model. Then the first model
+writes names, and the tokens of a name with a large reward become more probable. (A token is a
+letter or the end of a name.) The model that is trained so is called the policy. Three questions
+have to be answered:
+
+- What is a large reward? A third model, the value function, reads the beginning of a name and says
+  which reward is to be expected. A token becomes more probable if the reward was larger than
+  expected, and less probable if it was smaller. The difference is called the advantage.
+- How much more probable? Proximal policy optimization (PPO) uses the same names for several
+  updates of the policy. But they show what the policy wrote before these updates. So PPO stops
+  pushing a token when its probability has changed by a fifth in the wanted direction.
+- How far may the policy go in the end? The reward model has learned from real names. A policy that
+  writes something else can get a large reward by accident. So the policy pays for moving away from
+  a frozen copy of the model it began as, which is called the reference. The KL divergence measures
+  how far it has moved, and kl_price is what a unit of it costs. What the policy pays in all is the
+  KL penalty.
+
+Before the loop, a small GPT is trained on names. The policy and the reference are copies of it. The
+reward model is trained on the pairs and then frozen. The loop has 100 rounds of seven steps:
+
+              a first letter
+                     |
+                     v
+    +----------->  POLICY
+    |            (trained)
+    |                |
+    |                | 1. the rest of the name
+    |                |
+    |      +---------+-----------------+----------------------------+
+    |      |                           |                            |
+    |      v                           v                            v
+    |  REWARD MODEL   7. teaches   VALUE FUNCTION               REFERENCE
+    |   (frozen)     +---------->   (trained)                    (frozen)
+    |      |         |                 |                            |
+    |      +---------+                 | 3. the expected            |
+    |      |                           |    reward                  |
+    |      | 2. the reward             |                            |
+    |      |                           |                            |
+    |      +---------- minus ----------+                            | 5. the KL divergence
+    |                    |                                          |    of the policy from
+    |                    v                                          |    the reference
+    |             3. the advantage                                  |
+    |                    |                                          |
+    |                    v                                          v
+    |         4. the clipped objective     minus     kl_price * the KL divergence
+    |                                        |
+    +--------- 6. raises this difference ----+
+
+    1. complete: the policy writes names. The probability with which it drew each token is kept.
+    2. reward_of: the reward model gives each finished name one number.
+    3. expected_reward: for each token, the value function reads what stands before the token. The
+       advantage of the token is the reward of the name minus the reward that was expected.
+    4. clipped_objective: the ratio of a token is its probability now, divided by the probability
+       with which it was drawn. Each token adds ratio * advantage to the objective, the number that
+       the policy is to raise. If the advantage is positive, a ratio above 1.2 adds no more than 1.2
+       would. If it is negative, a ratio below 0.8 adds no more than 0.8 would.
+    5. batch_objective: the KL penalty is subtracted.
+    6. train_ppo: the optimizer (Adam) changes the policy so that the objective becomes larger. The
+       steps 4 to 6 are done twice with the same names. The first time, every ratio is 1.
+    7. learn_to_expect: the value function moves towards the rewards that came out.
+
+PPO is from Schulman et al. (2017), and its use with a reward model and a price from InstructGPT
+(Ouyang et al. 2022). The equation numbers are theirs. InstructGPT also trains the model on answers
+that people wrote, before all this, and mixes its old training into PPO. Both are left out. In
+production, all four are large language models, and hundreds of answers are written in each round.
+Here a rule plays the people who choose. The GPT is that of microgpt, after Andrej Karpathy (2026),
+with half its width and context.
+
+DPO (microdpo) trains on the pairs themselves, without a reward model, a value function, samples or
+a clip. It is much simpler. Two things speak for PPO. The policy is judged on what it writes itself,
+so it can also learn about names that are in no pair. And reward_of may be any function of a name,
+also one that no pairs were needed for.
 """
 
+import collections
 import functools
 import hashlib
 import itertools
@@ -14,710 +90,1294 @@ import random
 import time
 import urllib.request
 
-# === CONSTANTS: the model, the recipe, the preference ===
-# The same task, base model and evaluation in microdpo, microppo and microgrpo, to be compared.
-n_embd, n_head, n_layer = 8, 2, 1  # numbers per token; heads that split them; layers
-block_size = 8  # the longest context: a boundary and 7 letters; longer names are left out
-num_steps = 1000  # one name each, for the base model
-learning_rate, beta1, beta2, eps_adam = 0.01, 0.85, 0.99, 1e-8
-num_pair_names = 4000  # to make pairs and prompts of
-num_prompts = 1000  # first letters of names held out: at most 26 differ, what is new is each draw
-vowels, min_letters = "aeiouy", 4  # what the preference speaks of
+# === CONSTANTS ===
+num_rounds = 100  # rounds of the loop
+batch_size = 4  # names per round
+updates_per_round = 2  # updates of the policy with the names of one round
+ppo_learning_rate = 0.01  # how far an update of PPO moves a parameter; it falls linearly to 0
+epsilon = 0.2  # the clip: how far a ratio may be from 1 until it adds nothing more
+kl_price = 0.3  # of a nat of KL divergence, in standard deviations of the reward of real names
+value_rate = 0.01  # learning rate of the value function
+reward_embd = 8  # numbers per token in the reward model
+reward_hidden = 16  # its hidden units
+reward_epochs = 4  # how often it sees each pair
+reward_learning_rate = 0.1  # falls linearly to 0
+num_heldout_pairs = 1000  # pairs to judge the reward model by
+watch_every = 10  # progress is printed every so many rounds
+# microdpo, microppo and microgrpo have the same task, base model and evaluation, so that their
+# results can be compared.
+num_prompts = 1000  # names that each model writes to be judged by
+n_embd = 8  # numbers per token in the GPT
+# read also by the code that is repeated from microgpt
+vowels = "aeiouy"
+min_letters = 4  # a shorter name is never preferred
+num_pair_names = 4000  # names to make pairs of; the names after them in the list are held out
+n_head = 2  # attention heads, which share the numbers of a token
+n_layer = 1  # layers of attention and MLP
+block_size = 8  # a boundary token and 7 letters; longer names are left out
+num_steps = 1000  # steps of the base model's training, one name each
+learning_rate = 0.01  # of the base model's training; it falls linearly to 0
+beta1 = 0.85  # Adam's memory of the gradient
+beta2 = 0.99  # Adam's memory of the squared gradient
+eps_adam = 1e-8  # keeps Adam's division finite
 
-# The rest is this script's own. The policy's updates in PPO take learning_rate and Adam from above.
-reward_embd, reward_hidden = 8, 16  # numbers per letter; tanh units that read two letters
-reward_epochs, reward_rate = 4, 0.1  # passes over the pairs; SGD's rate, falling to 0
-num_heldout_pairs = 1000  # to judge the reward model by
-ppo_steps, batch_size, report_every = 100, 4, 10  # completions a step (InstructGPT's: 512)
-inner_epochs = 2  # updates on each batch: in the first, nothing can be clipped
-clip_eps = 0.2  # a token's probability gains nothing by changing more than by this share
-kl_coef = 0.3  # the price of a nat of KL, in standard deviations of the reward
-value_rate = 0.01  # SGD's, a step for each prefix: some five to a completion
+# === BORROWED from microgpt.py: what you need to know of it ===
+# - Value(data, inputs, local_grads) is a number that remembers how it was computed. x.backward()
+#   adds d(x)/d(value) to the .grad of every Value that x was computed from.
+# - The model works on Values and on floats alike. Floats remember nothing and get no gradient, so a
+#   model made of floats is frozen. as_values() and as_floats() copy a model into the other kind.
+# - encode() puts the same boundary token in front of a name and behind it. Its number is
+#   len(chars), one more than that of the last letter. spell() turns tokens back into letters.
+# - init_model() makes a GPT {name: matrix}, and train() trains it on names.
+# - dot() is the dot product of two vectors, and linear(x, matrix) that of each row with x.
+# - log() is the logarithm of a probability.
+# - adam_step(params, m, v, step, rate) moves Values against their gradients, and sets the gradients
+#   back to 0. The lists m and v are the optimizer's memory, of one number per parameter.
+# Two more functions stand further below, under THE TASK: complete(model, prompt) writes a name that
+# begins with the token `prompt`, and completion_probs(model, tokens) says for each token behind the
+# prompt which probabilities all tokens had in its place.
 
-NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
-NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
-print = functools.partial(print, flush=True)  # flush each line, into a pipe too
+
+# === STEPS 1 TO 3: a name, its reward, and whether it was better than expected ===
+# One written name, and what the later steps need to know of it. All numbers are floats, and the
+# lists have one entry per token of the completion, which is the part that the policy wrote.
+#     tokens          boundary, prompt (the first letter), completion
+#     reward          of the whole name
+#     old_probs       the probability with which each token was drawn
+#     ref_log_probs   log probabilities [vocab_size] of all tokens in its place, by the reference
+#     advantages      the reward minus the reward that was expected before the token
+Episode = collections.namedtuple("Episode", "tokens reward old_probs ref_log_probs advantages")
 
 
-# === DATA: names, a character a token, and pairs of them ===
-def load_names():
-    """All names, in file order: from names.txt beside this script, or else in 01-foundations.
+def expected_reward(value_table, prefix):
+    """V(prefix), the value function: the reward to expect of a name that begins with these tokens.
 
-    If there is neither, one is downloaded and kept. SystemExit, in one line, if it is not usable.
+    The table [block_size][vocab_size] has a number for each token at each position, and V is the
+    sum of those in the prefix. The boundary is in every prefix, so its number serves as a constant.
+
+    Such a table cannot see whether vowels and consonants alternate. In this run it does about as
+    well as the mean reward of the five rounds before would: the mean square of the advantages is
+    0.79 (0.82 with that mean) in rounds 1 to 50, and 0.32 (0.28) later. In production, the value
+    function is a language model, too.
     """
-    here = os.path.dirname(os.path.abspath(__file__))
-    beside, shared = (os.path.join(here, d, "names.txt") for d in ("", "../01-foundations"))
-    source = next(filter(os.path.exists, (beside, shared)), NAMES_URL)
-    is_url = source == NAMES_URL
-    try:
-        with urllib.request.urlopen(source, timeout=10) if is_url else open(source, "rb") as file:
-            raw = file.read(5_000_000 if is_url else -1)  # longer cannot be it
-        if is_url and hashlib.sha256(raw).hexdigest() != NAMES_SHA256:
-            raise ValueError("its SHA-256 is not the one expected")
-        names = raw.decode("ascii").split()
-        if len(set(names)) < 10000:  # too few to train on some and hold out others
-            raise ValueError("it has fewer than 10000 different names")
-    except Exception as error:  # urllib alone raises three families of them
-        advice = f"Put an ASCII text file of names, one a line, at {beside}"
-        raise SystemExit(f"No names from {source}: {str(error).strip()}. {advice}") from None
-    if is_url:
-        temporary = f"{beside}.{os.getpid()}.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(raw)
-            os.replace(temporary, beside)  # in one move: nobody ever meets half a file
-        except OSError as error:  # no reason to stop: the names are in memory
-            print(f"The names could not be kept for the next run: {error}")
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)
-    return names
+    return math.fsum([value_table[position][token] for position, token in enumerate(prefix)])
 
 
-def encode(name, chars):
-    """Token ids, between two boundary tokens of id len(chars). ValueError if a character is new."""
-    return [len(chars), *map(chars.index, name), len(chars)]
+def sample_episode(policy, reference, reward_of, value_table, prompt):
+    """Steps 1 to 3 for one name. Return an Episode.
+
+    Why the advantage, and not the reward itself? Suppose that all rewards are between 5 and 6. Then
+    every token of every name would be pushed up, and only the small differences would say something
+    about the names. With what was expected taken off, the tokens of the better names are pushed up
+    and those of the others down.
+    """
+    # Step 1: the policy writes a name.
+    tokens = complete(policy, prompt)
+    completion = tokens[2:]  # behind the boundary and the prompt, which were given
+    old_probs = []
+    for probs, token in zip(completion_probs(policy, tokens), completion, strict=True):
+        old_probs.append(probs[token])
+    ref_log_probs = []
+    for probs in completion_probs(reference, tokens):
+        ref_log_probs.append([log(p) for p in probs])
+    # Step 2: the reward model judges it.
+    reward = reward_of(tokens)
+    # Step 3: advantage = reward - V(what stands before the token). This is eq. 10 of PPO, if there
+    # is one reward, at the end, that counts in full for every token.
+    advantages = []
+    for position in range(2, len(tokens)):  # the completion begins at position 2
+        advantages.append(reward - expected_reward(value_table, tokens[:position]))
+    return Episode(tokens, reward, old_probs, ref_log_probs, advantages)
 
 
-def spell(tokens, chars):
-    """The letters of tokens, without boundaries."""
-    return "".join(chars[i] for i in tokens if i < len(chars))
+# === STEP 4: a token that has moved far enough is pushed no further ===
+#
+# The policy is to get a larger reward on average, over the names that it writes. The names at hand
+# show what it wrote before the updates of this round, as the old policy. Suppose that a token had
+# probability 0.20 then and has 0.22 now. The policy would draw it 1.1 times as often as the old
+# policy did, so its advantage should count 1.1 times:
+#
+#     ratio = policy(token) / old(token)                                          (PPO, eq. 6)
+#
+# The sum of ratio * advantage becomes larger if tokens with a positive advantage become more
+# probable, and tokens with a negative advantage less probable. But only near the old policy is this
+# sum a good guess of what the policy would get. (The tokens before are drawn more or less often,
+# too, and that is not in the ratio.) And four names are few: a policy that raised the sum without
+# limit would write only the best of the four. So a token stops counting when its probability has
+# changed enough in one round.
+#
+# Does it lead the policy elsewhere that the expected reward V is taken off? No. Write d() for the
+# derivative by a parameter. A token is drawn with its old probability p. If it is drawn, V adds
+# -V * d(ratio) to the gradient. In the first update of a round this is -V * d(p) / p. Over all
+# tokens that might be drawn, the average is
+#
+#     sum of p * (-V * d(p) / p)  =  -V * sum of d(p)  =  -V * d(sum of p)  =  0
+#
+# because the probabilities always sum to 1. V can be taken out of the sum because it is the same
+# for all of them: it reads only what stands before the token.
+#
+# The clip does not hold a token in place. All tokens share the parameters of the policy, so that
+# other tokens, the KL penalty and Adam's memory of earlier gradients can still move it.
 
 
+def clipped_objective(ratio, advantage):
+    """What one token adds to the objective, and whether the clip has cut this (PPO, eq. 7).
+
+        min(ratio * advantage, clip(ratio, 1 - epsilon, 1 + epsilon) * advantage)
+
+    The ratio is the probability that the policy gives the token now, divided by the probability
+    that it gave it when it wrote the sample. The advantage says how much better the sample was than
+    expected. clip() moves a ratio outside the range to the nearer end of the range. For example,
+    with epsilon = 0.2:
+
+        advantage   ratio   ratio * advantage   clip(ratio) * advantage   the smaller one
+            2        1.1           2.2                    2.2                  2.2
+            2        1.3           2.6                    2.4                  2.4   cut
+            2        0.7           1.4                    1.6                  1.4
+           -2        0.7          -1.4                   -1.6                 -1.6   cut
+           -2        1.3          -2.6                   -2.4                 -2.6
+
+    If the advantage is positive, the token is cut when its probability has grown by more than the
+    share epsilon. If it is negative, the token is cut when its probability has fallen by more. What
+    a cut token adds is a constant, without a gradient, so it pushes no further. A token whose ratio
+    has moved far the wrong way (lines 3 and 5) is not cut, and is still pushed back.
+
+    PPO is Schulman et al. (2017). Returns two things: what the token adds, and True if it was cut.
+    The first is a Value if the ratio is one and was not cut, else a float.
+    """
+    r = ratio.data if isinstance(ratio, Value) else ratio
+    clipped_ratio = min(max(r, 1 - epsilon), 1 + epsilon)  # a float, so no gradient passes it
+    if clipped_ratio * advantage < r * advantage:
+        return clipped_ratio * advantage, True
+    return ratio * advantage, False
+
+
+# What step 4 and step 5 compute for one token: its ratio, what it adds to the objective, whether
+# the clip has cut this, and the KL divergence in its place.
+Term = collections.namedtuple("Term", "ratio added is_cut kl")
+
+
+def token_terms(policy, episode):
+    """Steps 4 and 5 for each token of the completion. Return a list of Terms.
+
+    The numbers in them are Values if the policy is made of Values.
+    """
+    terms = []
+    completion = episode.tokens[2:]  # behind the boundary and the prompt
+    for i, probs in enumerate(completion_probs(policy, episode.tokens)):
+        token = completion[i]
+        # Step 4: ratio = policy(token) / old(token)
+        ratio = probs[token] / episode.old_probs[i]
+        added, is_cut = clipped_objective(ratio, episode.advantages[i])
+        # Step 5: KL = sum over all tokens of policy * (log policy - log ref)
+        log_probs = [log(p) for p in probs]
+        kl = dot(probs, log_probs) - dot(probs, episode.ref_log_probs[i])
+        terms.append(Term(ratio, added, is_cut, kl))
+    return terms
+
+
+# === STEP 5: leaving the reference has a price ===
+#
+# The KL divergence compares the probabilities that the policy and the reference give to all tokens
+# in one place of the name:
+#
+#     KL = sum over all tokens of policy(token) * (log policy(token) - log ref(token))
+#
+# It is 0 if the two agree, and positive if not. Its unit is called nat, as it is made of natural
+# logarithms. Each nat costs the price kl_price.
+#
+# Why is there a price? First, the reward model is right only about strings that look like the names
+# it has learned from. What it says about others is an accident. A policy that is paid by the reward
+# alone goes where the reward is largest, and the largest rewards may be such accidents. This is
+# called over-optimization (Gao et al. 2023). Close to the reference, the policy writes what looks
+# like names, and there the reward means more.
+#
+# Second, for each first letter there is a name with the largest reward. Without a price, the best
+# policy would write this name every time. With a price, the best policy is
+#
+#     ref(name) * exp(reward(name) / price)      rescaled, so that the probabilities sum to 1
+#
+# (microdpo derives it). It keeps every name that the reference can write, and makes those with a
+# large reward more probable. This is how the price keeps the names diverse.
+#
+# How much is lost without a price is a matter of chance. With the seeds 42 to 46, of 1000 names
+# 958 to 993 were different with the price, and without it 106, 133, 942, 292 and 331. The reward
+# was larger without it on four of the five seeds.
+#
+# InstructGPT instead takes the price of the tokens that were drawn off the reward,
+# price * (log policy(token) - log ref(token)) for each of them (eq. 2). Here the price is a term of
+# its own. It leaves out that a token also decides which places come after it, and what is charged
+# there.
+
+
+def batch_objective(terms, price):
+    """What the policy is to raise. `terms` has a list of Terms for each name of the batch.
+
+    For each name, sum up what its tokens add, minus what is paid in their places. The result is the
+    mean over the names. (PPO takes the mean over all tokens. With a sum, a whole name is paid for.)
+    """
+    total = 0.0
+    for terms_of_name in terms:
+        for term in terms_of_name:
+            total = total + term.added - price * term.kl
+    return total * (1 / len(terms))
+
+
+# === STEPS 6 AND 7: the policy and the value function learn ===
+def learn_to_expect(value_table, episode):
+    """Step 7: move V(prefix) towards the reward, in place, for each prefix that V was asked about.
+
+    It is gradient descent on (reward - V)^2 / 2. The derivative by V is -(reward - V), and V is a
+    sum of table entries, so that the derivative by each of these entries is the same.
+    """
+    for position in range(2, len(episode.tokens)):
+        prefix = episode.tokens[:position]
+        error = episode.reward - expected_reward(value_table, prefix)
+        for i, token in enumerate(prefix):
+            value_table[i][token] += value_rate * error
+
+
+# A round that is over: its names, their Terms in the last update, in floats, and the objective of
+# these names before the first update and after the last one.
+Round = collections.namedtuple("Round", "episodes terms objective_before objective_after")
+
+
+def train_ppo(policy, reference, reward_of, value_table, prompts, price):
+    """Train the policy (Values) and the value table in place. Yield a Round after each round."""
+    params = [p for matrix in policy.values() for row in matrix for p in row]
+    m = [0.0] * len(params)
+    v = [0.0] * len(params)
+    num_updates = 0
+    for round_number in range(num_rounds):
+        # Steps 1 to 3: the policy writes names. What it is now will be the old policy.
+        old_policy = as_floats(policy)
+        episodes = []
+        for prompt in random.choices(prompts, k=batch_size):
+            episode = sample_episode(old_policy, reference, reward_of, value_table, prompt)
+            episodes.append(episode)
+        rate = ppo_learning_rate * (1 - round_number / num_rounds)
+        objectives = []
+        for _ in range(updates_per_round):
+            # Steps 4 and 5: how much better the policy has become since, and what it pays.
+            terms = [token_terms(policy, episode) for episode in episodes]
+            objective = batch_objective(terms, price)
+            # Step 6: raise the objective. Adam makes a number smaller, so it gets -objective.
+            (-objective).backward()
+            num_updates += 1
+            adam_step(params, m, v, num_updates, rate)
+            objectives.append(objective.data)
+        # Step 7: the value function learns what the rewards were.
+        for episode in episodes:
+            learn_to_expect(value_table, episode)
+        terms_after = [token_terms(as_floats(policy), episode) for episode in episodes]
+        objective_after = batch_objective(terms_after, price)
+        # terms still holds the Terms of the last update.
+        yield Round(episodes, terms_in_floats(terms), objectives[0], objective_after)
+
+
+def terms_in_floats(terms):
+    """A copy of a batch's Terms without Values, which would keep their gradients in memory."""
+    copies = []
+    for terms_of_name in terms:
+        copies.append([])
+        for term in terms_of_name:
+            numbers = [x.data if isinstance(x, Value) else x for x in term]
+            copies[-1].append(Term(*numbers))
+    return copies
+
+
+# === THE TASK, as in microdpo ===
 def is_preferred(tokens, chars):
-    """The taste to be taught: vowels and consonants take turns, in four letters or more.
+    """Whether a name has the taste: vowels and consonants alternate, in four letters or more.
 
-    milena and rory have it, anna and leo do not; nor does what never reaches a second boundary.
+    "milena" and "rory" have it, with y as a vowel. "anna" has two n in a row, and "eva" is too
+    short. A name that was cut off before its end, so that it has no final boundary, does not count.
     """
     name = spell(tokens, chars)
-    kinds = "".join("V" if c in vowels else "C" for c in name)
-    turns = "VV" not in kinds and "CC" not in kinds
-    return turns and len(name) >= min_letters and tokens[-1] == len(chars)
+    kinds = "".join("V" if letter in vowels else "C" for letter in name)
+    alternates = "VV" not in kinds and "CC" not in kinds
+    has_end = tokens[-1] == len(chars)
+    return alternates and has_end and len(name) >= min_letters
+
+
+def split_names(names):
+    """Shuffle the names that fit into the context, and split them into three lists.
+
+    The first is for the training of the base model, the second is to make pairs of, and the third
+    is held out: no training ever sees these names. No name stands in two of the lists.
+    """
+    names = [name for name in dict.fromkeys(names) if len(name) < block_size]
+    random.shuffle(names)
+    first_heldout = num_steps + num_pair_names
+    return names[:num_steps], names[num_steps:first_heldout], names[first_heldout:]
 
 
 def make_pairs(names, chars):
-    """(chosen, rejected) as tokens: names with the same prompt, the first letter. None twice."""
-    by_prompt = {}
+    """Pairs (chosen, rejected) of tokenized names that begin with the same letter.
+
+    The first letter is the prompt, and the rest of the name is the completion, like a question and
+    one of its possible answers. No name is used twice. A name that finds no partner is left out.
+    """
+    chosen = {}  # first letter -> tokenized names that have the taste
+    rejected = {}  # first letter -> tokenized names that do not
     for name in names:
         tokens = encode(name, chars)
-        by_prompt.setdefault(name[0], ([], []))[not is_preferred(tokens, chars)].append(tokens)
-    pairs = [pair for both in by_prompt.values() for pair in zip(*both)]
+        side = chosen if is_preferred(tokens, chars) else rejected
+        side.setdefault(name[0], []).append(tokens)
+    pairs = []
+    for letter in sorted(chosen):
+        pairs += zip(chosen[letter], rejected.get(letter, []))  # as many as the shorter list has
     random.shuffle(pairs)
     return pairs
 
 
-# === AUTOGRAD: numbers that remember how they were computed ===
-class Value:
-    """A number in a graph: data, the inputs it came from, and d(self)/d(input) for each of them."""
-
-    __slots__ = ("data", "grad", "_inputs", "_local_grads", "_order")
-    _created = itertools.count()
-
-    def __init__(self, data, inputs=(), local_grads=()):
-        self.data, self.grad = data, 0.0  # grad: d(result)/d(self), by result.backward()
-        self._inputs, self._local_grads = inputs, local_grads
-        self._order = next(Value._created)
-
-    def __add__(self, other):
-        other = other if isinstance(other, Value) else Value(other)
-        return Value(self.data + other.data, (self, other), (1.0, 1.0))
-
-    def __mul__(self, other):
-        other = other if isinstance(other, Value) else Value(other)
-        return Value(self.data * other.data, (self, other), (other.data, self.data))
-
-    # fmt: off
-    def __pow__(self, k): return Value(math.pow(self.data, k), (self,), (k * self.data ** (k - 1),))
-    def exp(self): return Value(y := math.exp(self.data), (self,), (y,))
-    def log(self): return Value(math.log(p := max(self.data, 1e-10)), (self,), (1.0 / p,))
-    def tanh(self): return Value(y := math.tanh(self.data), (self,), (1.0 - y * y,))
-    def relu(self): return Value(max(0.0, self.data), (self,), (float(self.data > 0),))
-    # The rest is made of those above.
-    def __neg__(self): return self * -1.0
-    def __sub__(self, other): return self + -other
-    def __rsub__(self, other): return -self + other
-    def __truediv__(self, other): return self * other**-1
-    def __rtruediv__(self, other): return self**-1 * other
-    def __rpow__(self, base): return (self * math.log(base)).exp()
-    __radd__, __rmul__ = __add__, __mul__
-    # fmt: on
-
-    def backward(self):
-        """Add d(self)/d(v) to the grad of every v below self. Works once: it frees the graph."""
-        nodes, seen = [self], {self}
-        for node in nodes:  # the list grows while we walk it: no recursion, any depth
-            for v in node._inputs:
-                if v._inputs and v not in seen:  # a leaf has nothing to pass on
-                    seen.add(v)
-                    nodes.append(v)
-        # Inputs exist before their node, so newest first is reverse topological order: a node's
-        # grad is complete by the time the node passes it on.
-        nodes.sort(key=lambda v: v._order, reverse=True)
-        self.grad = 1.0
-        for node in nodes:
-            grad = node.grad
-            for v, local_grad in zip(node._inputs, node._local_grads):
-                v.grad += local_grad * grad  # chain rule: dL/dv += dL/dnode * dnode/dv
-            del node._inputs, node._local_grads  # rather than all at the end: a quarter faster
-
-
-# fmt: off
-# Training computes on Values. Inference needs no gradient: on floats the same code makes no graph.
-def exp(x): return x.exp() if isinstance(x, Value) else math.exp(x)
-def log(x): return x.log() if isinstance(x, Value) else math.log(max(x, 1e-10))
-def relu(x): return x.relu() if isinstance(x, Value) else max(0.0, x)
-def floats(xs): return [x.data for x in xs] if xs and isinstance(xs[0], Value) else xs
-# fmt: on
-
-
-def dot(a, b):
-    """sum_i a[i] b[i] as ONE node, or a float if a and b are both lists of floats.
-
-    16 multiplies and 15 adds would be 31 nodes. A tensor library does the same one level up: its
-    node is a whole matrix product. Raises ValueError if the lengths differ.
-    """
-    xs, ys = floats(a), floats(b)
-    total = 0.0  # a loop, because sum() of floats rounds differently from Python 3.12 on
-    for x, y in zip(xs, ys, strict=True):
-        total += x * y
-    if xs is a:  # a holds floats, which floats() hands back as they are: no gradient for a
-        return total if ys is b else dot(b, a)
-    if ys is b:
-        return Value(total, [*a], [*ys])  # d(total)/d(a[i]) = b[i]
-    return Value(total, [*a, *b], [*ys, *xs])
-
-
-# --- AUTOGRAD DIFFERENCES IN THIS SCRIPT ---
-# None: this is the canonical code of docs/autograd-interface.md.
-
-
-# === MODEL: the policy, the reward model, the value function ===
-# A copy of a state_dict in plain numbers, for which no gradient is computed.
-def as_floats(w):
-    return {key: [floats(row) for row in m] for key, m in w.items()}
-
-
-def softmax(logits):
-    """[n] scores -> [n] probabilities."""
-    peak = max(floats(logits))  # a constant: to shift all scores changes no probability
-    exps = [exp(x - peak) for x in logits]  # at most 1, so no score is too large
-    scale = dot(exps, [1.0] * len(exps)) ** -1  # 1 / their sum
-    return [e * scale for e in exps]
-
-
-def linear(x, w):
-    """x [n_in], w [n_out][n_in] -> w x [n_out]."""
-    return [dot(row, x) for row in w]
-
-
-def rmsnorm(x):
-    """[n] -> x / rms(x) [n] (Zhang & Sennrich 2019, eq. 4 without gain; 1e-5 is for x near 0)."""
-    scale = (dot(x, x) * (1 / len(x)) + 1e-5) ** -0.5
-    return [xi * scale for xi in x]
-
-
-def attend(q, keys, values):
-    """softmax(q K^T / sqrt(d)) V for one query of one head (Vaswani et al. 2017, eq. 1).
-
-    q [d], keys and values [t][d] -> output [d], weights [t].
-    """
-    weights = softmax([dot(q, k) * len(q) ** -0.5 for k in keys])
-    return [dot(weights, column) for column in zip(*values)], weights
-
-
-def gpt(state_dict, token_id, pos_id, cache):
-    """Logits [vocab_size] for what follows `token_id` at position `pos_id`, given the past.
-
-    The past is `cache`: {} at the start of a name, then each layer's keys, values and attention
-    weights (Values in training: gradients flow back through it). It holds nothing later than
-    this position, so no token sees ahead: the causal mask is here the order of time.
-    """
-    # x [n_embd] is what this position knows: at first only its token and its place.
-    x = rmsnorm([t + p for t, p in zip(state_dict["wte"][token_id], state_dict["wpe"][pos_id])])
-    for layer in range(n_layer):
-        keys, values, maps = cache.setdefault(layer, ([], [], []))
-        h = rmsnorm(x)  # into attention: only here does a position learn from others
-        q = linear(h, state_dict[f"layer{layer}.attn_wq"])  # what this position looks for
-        keys.append(linear(h, state_dict[f"layer{layer}.attn_wk"]))  # what it can be found by
-        values.append(linear(h, state_dict[f"layer{layer}.attn_wv"]))  # what it then hands over
-        heads = []
-        for start in range(0, n_embd, n_embd // n_head):
-            part = slice(start, start + n_embd // n_head)  # this head's share of the numbers
-            out, weights = attend(q[part], [k[part] for k in keys], [v[part] for v in values])
-            heads += out  # [n_embd] when all heads are in
-            maps.append(weights)  # by position, then by head
-        # x + f(x): each half of a layer only adds to x, so gradients have a straight way back.
-        x = [a + b for a, b in zip(x, linear(heads, state_dict[f"layer{layer}.attn_wo"]))]
-        h = rmsnorm(x)  # into the MLP, where each position works on its own
-        h = [relu(hi) for hi in linear(h, state_dict[f"layer{layer}.mlp_fc1"])]  # [4 * n_embd]
-        x = [a + b for a, b in zip(x, linear(h, state_dict[f"layer{layer}.mlp_fc2"]))]
-    return linear(x, state_dict["lm_head"])
-
-
-def init_model(vocab_size):
-    """A state_dict of matrices, Gaussian of std 0.08, in microgpt's order: same seed, same draw."""
-    n = n_embd
-    shapes = {"wte": (vocab_size, n), "wpe": (block_size, n), "lm_head": (vocab_size, n)}
-    for i in range(n_layer):
-        shapes |= {f"layer{i}.attn_{w}": (n, n) for w in ("wq", "wk", "wv", "wo")}
-        shapes |= {f"layer{i}.mlp_fc1": (4 * n, n), f"layer{i}.mlp_fc2": (n, 4 * n)}
-    return {
-        name: [[Value(random.gauss(0, 0.08)) for _ in range(columns)] for _ in range(rows)]
-        for name, (rows, columns) in shapes.items()
-    }
-
-
 def completion_probs(model, tokens):
-    """[boundary, prompt, ...] -> for each token after the prompt p(. | all before) [vocab_size]."""
+    """For each token of the completion, the probabilities [vocab_size] of all tokens in its place.
+
+    A name is a boundary, the prompt, and the completion. The completion ends with a boundary, too.
+    For "anna", with dots for the boundaries, the result has four rows:
+
+        read so far     .a    .an    .ann    .anna
+        a row for       n     n      a       .
+    """
     cache = {}
-    probs = [softmax(gpt(model, token, i, cache)) for i, token in enumerate(tokens[:-1])]
-    return probs[1:]  # what follows the boundary is the prompt: given, so not judged
+    gpt(model, tokens[0], 0, cache)  # reads the boundary, only to fill the cache
+    probs = []
+    for position in range(1, len(tokens) - 1):  # the last token is only predicted, never read
+        logits = gpt(model, tokens[position], position, cache)
+        probs.append(softmax(logits))
+    return probs
 
 
 def complete(model, prompt):
-    """Tokens from boundary and prompt (a token id) to the next boundary, or as far as block_size.
+    """Write a name that begins with the token `prompt`. Return all of its tokens.
 
-    Drawn at temperature 1: what is drawn is what the model's probabilities say.
+    The last token is a boundary, unless the name was cut off at the end of the context.
     """
-    bos, cache = len(model["wte"]) - 1, {}
-    tokens = [bos, prompt]
-    gpt(model, bos, 0, cache)
-    while len(tokens) <= block_size and tokens[-1] != bos:
-        probs = softmax(gpt(model, tokens[-1], len(tokens) - 1, cache))
+    boundary = len(model["wte"]) - 1  # the last row of the token embeddings
+    tokens = [boundary, prompt]
+    cache = {}
+    gpt(model, boundary, 0, cache)  # reads the boundary, only to fill the cache
+    # The model can read block_size tokens. So the last token that it can write is one more.
+    while len(tokens) < block_size + 1 and tokens[-1] != boundary:
+        logits = gpt(model, tokens[-1], len(tokens) - 1, cache)
+        probs = softmax(logits)
         tokens.append(random.choices(range(len(probs)), weights=probs)[0])
     return tokens
 
 
 def kl_divergence(probs, ref_probs):
-    """KL(p || q) = sum p log(p / q) in nats, summed over the positions of one completion.
+    """KL(p || q) = sum of p_i * log(p_i / q_i), in nats, added up over the positions of one name.
 
-    probs and ref_probs: [positions][vocab_size]. The mean of this over completions that the model
-    wrote estimates KL(model || reference) of whole ones, by the chain rule of relative entropy.
+    probs and ref_probs are [positions][vocab_size], with the rows p and q. The logarithm of the
+    probability of a completion is a sum over its positions. At each position, the token is drawn
+    with the probabilities p, so the average of log(p / q) over this draw is known: it is the sum
+    above. The mean over names that the policy wrote estimates the KL divergence of its completions
+    from those of the reference.
     """
     total = 0.0
     for p, q in zip(probs, ref_probs, strict=True):
-        total = total + dot(p, [log(x) for x in p]) - dot(p, [log(x) for x in q])
+        total += math.fsum(p_i * (log(p_i) - log(q_i)) for p_i, q_i in zip(p, q))
     return total
 
 
-# IMPLEMENTATION NOTE: the policy is made of Values, the two models below of floats. PPO's gradient
-# passes through the policy's probabilities and through nothing else: rewards and values enter it
-# as numbers. Both models are small enough to differentiate by hand, and floats keep the run short.
-# Production systems hold all four (policy, reference, reward, value) on GPUs, each a language model
-# or as large as one, and leave every derivative to a framework.
+def judge(model, reference, prompts, chars):
+    """Let a model of floats complete each prompt. Return the names, and figures about them.
+
+    The figures are {"preferred_rate": share of preferred names, "unique_share": share of different
+    names, "mean_length": letters per name, "kl": mean KL divergence from the reference, per name}.
+    """
+    names = []
+    preferred = []
+    kls = []
+    for prompt in prompts:
+        tokens = complete(model, prompt)
+        names.append(spell(tokens, chars))
+        preferred.append(is_preferred(tokens, chars))
+        probs = completion_probs(model, tokens)
+        kls.append(kl_divergence(probs, completion_probs(reference, tokens)))
+    figures = {
+        "preferred_rate": mean(preferred),
+        "unique_share": len(set(names)) / len(names),
+        "mean_length": mean([len(name) for name in names]),
+        "kl": mean(kls),
+    }
+    return names, figures
+
+
+def show_names(titles, rows):
+    """Print the first eight rows of names in columns. Vowels are in capitals for the eye."""
+    capitals = str.maketrans(vowels, vowels.upper())
+    print("".join(f"{title:<13}" for title in titles).rstrip())
+    for names in rows[:8]:
+        print("".join(f"{name.translate(capitals):<13}" for name in names).rstrip())
+
+
+# === THE REWARD MODEL: a number for any name, learned from pairs ===
+#
+# IMPLEMENTATION NOTE: the policy is made of Values. The reward model and the value function consist
+# of floats, and their gradients were derived by hand. The gradient of PPO passes through the
+# probabilities of the policy and through nothing else: rewards and expected rewards are plain
+# numbers to it. Both models are small enough for a derivation by hand, and floats keep the run
+# short. Production systems hold all four models on GPUs and leave the derivatives to a framework.
 
 
 def init_reward_model(vocab_size):
-    """{name: matrix of floats}, Gaussian of std 0.3."""
-    n, n_in = reward_hidden, 2 * reward_embd + 1  # reads two letters and a 1, for a bias
-    shapes = {"embed": (vocab_size, reward_embd), "hidden": (n, n_in), "out": (1, n)}
-    return {
-        name: [[random.gauss(0, 0.3) for _ in range(columns)] for _ in range(rows)]
-        for name, (rows, columns) in shapes.items()
+    """The weights {name: matrix of floats}, random numbers near 0.
+
+    embed   [vocab_size][reward_embd]              one vector per token
+    hidden  [reward_hidden][2 * reward_embd + 1]   reads two tokens, and a 1 for its constant
+    out     [1][reward_hidden]                     one number from the hidden units
+    """
+    shapes = {
+        "embed": (vocab_size, reward_embd),
+        "hidden": (reward_hidden, 2 * reward_embd + 1),
+        "out": (1, reward_hidden),
     }
+    weights = {}
+    for name, (rows, columns) in shapes.items():
+        weights[name] = [[random.gauss(0, 0.3) for _ in range(columns)] for _ in range(rows)]
+    return weights
 
 
 def read_neighbours(weights, a, b):
-    """Tokens a, b in a row -> x [2 * reward_embd + 1] and h = tanh(hidden x) [reward_hidden]."""
-    x = [*weights["embed"][a], *weights["embed"][b], 1.0]
-    return x, [math.tanh(z) for z in linear(x, weights["hidden"])]
+    """What the reward model computes of two neighbours, the tokens a and b. Return x and h.
 
-
-def score(weights, tokens):
-    """out . h, summed over all neighbours in a name, boundaries included -> one float.
-
-    So it can learn which neighbours are liked, and hardly anything else. Where good neighbours add
-    to the sum a longer name is worth more; what a missing end costs, no pair can show.
+    x = [embedding of a, embedding of b, 1]        [2 * reward_embd + 1]
+    h = tanh(hidden x)                             [reward_hidden]
     """
-    pairs = [read_neighbours(weights, a, b) for a, b in zip(tokens, tokens[1:])]
-    return math.fsum([dot(weights["out"][0], h) for _, h in pairs])
+    x = [*weights["embed"][a], *weights["embed"][b], 1.0]
+    h = [math.tanh(z) for z in linear(x, weights["hidden"])]
+    return x, h
 
 
-def add_score_gradient(weights, tokens, slope, grads):
-    """grads += slope * d score / d weights, by the chain rule, from the sum back to the letters."""
-    out, n = weights["out"][0], reward_embd
+def raw_reward(weights, tokens):
+    """The sum of out . h over all neighbours in a name, boundaries included.
+
+    So the model can learn which neighbours are liked. Nobody tells it which letters are vowels. But
+    the rule, too, speaks of neighbours, and this makes the pairs easy to learn.
+
+    Where can it be fooled? It sees two tokens at a time, so it cannot check that a name has four
+    letters. Further pairs of liked neighbours can add to the sum, however long the name becomes.
+    And it has no opinion about a name that was cut off before its end, because no pair has one.
+    """
+    contributions = []
+    for a, b in zip(tokens, tokens[1:]):
+        _, h = read_neighbours(weights, a, b)
+        contributions.append(dot(weights["out"][0], h))
+    return math.fsum(contributions)
+
+
+def ranking_loss(margin):
+    """-log sigmoid(margin), and its derivative by the margin. This is eq. 1 of InstructGPT.
+
+    The margin is the raw reward of the chosen name minus that of the rejected name. Bradley and
+    Terry (1952) assume that sigmoid(margin) = 1 / (1 + exp(-margin)) is the probability with which
+    somebody chooses the first of two. The derivative is sigmoid(margin) - 1, between -1 and 0.
+
+    If the margin is negative and large, exp(-margin) overflows. So both are written with
+    exp(margin) there, which gives the same numbers.
+    """
+    if margin > 0:
+        e = math.exp(-margin)
+        return math.log1p(e), -e / (1 + e)  # log1p(e) is log(1 + e)
+    e = math.exp(margin)
+    return -margin + math.log1p(e), -1 / (1 + e)
+
+
+def add_gradient(weights, tokens, slope, grads):
+    """Add slope * d(raw_reward) / d(weights) to grads: the backward pass, by the chain rule.
+
+    `slope` is d(loss) / d(raw_reward). For each pair of neighbours, the computation is followed
+    backwards: from the sum to out, to the hidden units, and to the embeddings of both tokens.
+    """
+    out = weights["out"][0]
     for a, b in zip(tokens, tokens[1:]):
         x, h = read_neighbours(weights, a, b)
         d_x = [0.0] * len(x)
         for j in range(reward_hidden):
-            grads["out"][0][j] += slope * h[j]  # score = ... + out[j] h[j]
-            d_z = slope * out[j] * (1 - h[j] * h[j])  # h = tanh(z), tanh' = 1 - tanh^2
+            # raw_reward = ... + out[j] * h[j]
+            grads["out"][0][j] += slope * h[j]
+            d_h = slope * out[j]
+            # h[j] = tanh(z[j]), and the derivative of tanh is 1 - tanh^2
+            d_z = d_h * (1 - h[j] * h[j])
+            # z[j] = sum of hidden[j][i] * x[i]
             for i in range(len(x)):
-                grads["hidden"][j][i] += d_z * x[i]  # z[j] = sum_i hidden[j][i] x[i]
+                grads["hidden"][j][i] += d_z * x[i]
                 d_x[i] += d_z * weights["hidden"][j][i]
-        for i in range(n):  # x is the embedding of a, that of b, and the 1
+        # x = [embedding of a, embedding of b, 1]
+        for i in range(reward_embd):
             grads["embed"][a][i] += d_x[i]
-            grads["embed"][b][i] += d_x[n + i]
+            grads["embed"][b][i] += d_x[reward_embd + i]
 
 
-def expected_reward(value_weights, prefix):
-    """V(prefix): the reward to expect of a name that starts so. [block_size][vocab_size] weights.
-
-    Linear: each token at its position adds a number; that of the boundary in front is the bias.
-    """
-    return math.fsum([value_weights[i][token] for i, token in enumerate(prefix)])
-
-
-# === TRAINING: pretrain the policy, learn the reward, then PPO ===
-def name_loss(state_dict, tokens, cache):
-    """Cross-entropy: mean of -log p(next token), in nats. `cache`: {}, filled for a later look."""
-    n, total = min(block_size, len(tokens) - 1), 0.0  # tokens beyond the context are left out
-    for pos_id in range(n):
-        probs = softmax(gpt(state_dict, tokens[pos_id], pos_id, cache))
-        total = total - log(probs[tokens[pos_id + 1]])
-    return total * (1 / n)
-
-
-def adam_step(params, m, v, step, lr):
-    """One update of params, in place (Kingma & Ba 2015, algorithm 1; step >= 1). Clears grads."""
-    correct1, correct2 = 1 / (1 - beta1**step), 1 / (1 - beta2**step)  # undoes that m, v start at 0
-    for i, p in enumerate(params):
-        m[i] = beta1 * m[i] + (1 - beta1) * p.grad  # which way, on average
-        v[i] = beta2 * v[i] + (1 - beta2) * p.grad * p.grad  # how steep, on average
-        p.data -= lr * m[i] * correct1 / (math.sqrt(v[i] * correct2) + eps_adam)
-        p.grad = 0.0
-
-
-def train(state_dict, names, chars):
-    """Train in place, one name a step; after each step, yield the loss that it started from."""
-    params = [p for matrix in state_dict.values() for row in matrix for p in row]
-    m, v = [0.0] * len(params), [0.0] * len(params)
-    for step in range(num_steps):
-        loss = name_loss(state_dict, encode(names[step % len(names)], chars), {})
-        loss.backward()
-        adam_step(params, m, v, step + 1, learning_rate * (1 - step / num_steps))
-        yield loss.data
-
-
-def sgd_step(weights, grads, lr):
-    """weights -= lr * grads, in place. Clears grads."""
-    for name, rows in weights.items():
-        for row, grad in zip(rows, grads[name]):
-            for i, g in enumerate(grad):
-                row[i] -= lr * g
-                grad[i] = 0.0
-
-
-def ranking_loss(margin):
-    """-log sigmoid(margin), stable for any margin, and its derivative.
-
-    The margin is R(chosen) - R(rejected), its sigmoid the probability that a person prefers the
-    first (Bradley & Terry 1952). This is eq. 1 of InstructGPT, for one pair.
-    """
-    loss = max(-margin, 0.0) + math.log1p(math.exp(-abs(margin)))
-    return loss, 0.5 * math.tanh(0.5 * margin) - 0.5  # sigmoid(margin) - 1: between -1 and 0
+def descend(weights, grads, rate):
+    """weights -= rate * grads, in place. Set the gradients back to 0."""
+    for name, matrix in weights.items():
+        for row, grad_row in zip(matrix, grads[name]):
+            for i, grad in enumerate(grad_row):
+                row[i] -= rate * grad
+                grad_row[i] = 0.0
 
 
 def train_reward_model(weights, pairs):
-    """Train in place, one pair a step; yield the loss that each step started from."""
-    grads = {name: [[0.0] * len(row) for row in rows] for name, rows in weights.items()}
-    total = reward_epochs * len(pairs)
-    for step in range(total):
+    """Train the reward model in place, one pair per step. Yield the loss before each step."""
+    grads = {name: [[0.0] * len(row) for row in matrix] for name, matrix in weights.items()}
+    total_steps = reward_epochs * len(pairs)
+    for step in range(total_steps):
         chosen, rejected = pairs[step % len(pairs)]
-        loss, slope = ranking_loss(score(weights, chosen) - score(weights, rejected))
-        add_score_gradient(weights, chosen, slope, grads)  # d margin / d R(chosen) = 1
-        add_score_gradient(weights, rejected, -slope, grads)
-        sgd_step(weights, grads, reward_rate * (1 - step / total))
+        margin = raw_reward(weights, chosen) - raw_reward(weights, rejected)
+        loss, slope = ranking_loss(margin)
+        add_gradient(weights, chosen, slope, grads)
+        add_gradient(weights, rejected, -slope, grads)  # it has a minus in the margin
+        descend(weights, grads, reward_learning_rate * (1 - step / total_steps))
         yield loss
 
 
 def freeze_reward(weights, names):
-    """The trained model as a function: tokens -> reward, of mean 0 and std 1 over the names.
+    """Make a function reward_of(tokens) of the trained model, with mean 0 and deviation 1 on names.
 
-    The loss saw only differences between names of one prompt, so the score's zero and scale are
-    accidents. Here 0 is the mean of these names, half of them preferred, and kl_coef has a unit.
-    That each prompt has its own zero remains: V can learn it.
+    The pairs determine only differences between names. So any number could be added to all raw
+    rewards. How large the differences get depends on how long the model was trained, because a rule
+    decides every pair and the loss always likes a larger margin. So the raw rewards are rescaled:
+    0 is the average of the given tokenized names, and 1 is one standard deviation above it. Now
+    kl_price has a unit, which is standard deviations per nat.
     """
-    scores = [score(weights, tokens) for tokens in names]
-    center = mean(scores)
-    spread = math.sqrt(mean([(s - center) ** 2 for s in scores]))
-    return lambda tokens: (score(weights, tokens) - center) / spread
+    raw = [raw_reward(weights, tokens) for tokens in names]
+    center = mean(raw)
+    deviation = math.sqrt(mean([(r - center) ** 2 for r in raw]))
+
+    def reward_of(tokens):
+        return (raw_reward(weights, tokens) - center) / deviation
+
+    return reward_of
 
 
-def roll_out(policy, reference, reward, value_weights, prompt):
-    """One completion by the policy (in floats), and what PPO has to know of it, all in numbers."""
-    tokens = complete(policy, prompt)
-    probs, ref_probs = completion_probs(policy, tokens), completion_probs(reference, tokens)
-    earned = reward(tokens)
-    # A_t = R - V(prefix): what came out, less what was to be expected before token t was drawn
-    # (PPO, eq. 10; the one reward is at the end and not discounted). V does not know token t, so
-    # it takes off variance and leaves the gradient's mean. Many smooth over t by GAE.
-    expected = [expected_reward(value_weights, tokens[:t]) for t in range(2, len(tokens))]
-    return {
-        "tokens": tokens,
-        "reward": earned,
-        "old_log_probs": [log(p[token]) for p, token in zip(probs, tokens[2:])],  # of the draw
-        "ref_probs": ref_probs,
-        "kl": kl_divergence(probs, ref_probs),
-        "advantages": [earned - v for v in expected],
-    }
-
-
-def clipped_objective(ratio, advantage):
-    """min(r A, clip(r, 1 - eps, 1 + eps) A) (PPO: Schulman et al. 2017, eq. 7); whether it clips.
-
-    A > 0, the token should get likelier:       (1 + eps) A  where r > 1 + eps, else  r A
-    A < 0, the token should get less likely:    (1 - eps) A  where r < 1 - eps, else  r A
-    r = pi / pi_old, 1 for new samples. What has moved by eps the right way gains nothing more, so
-    samples serve more than once. What has moved the wrong way keeps its gradient, to come back.
-    """
-    r = floats([ratio])[0]
-    clipped = min(max(r, 1 - clip_eps), 1 + clip_eps) * advantage  # a float: no gradient
-    return (clipped, True) if clipped < r * advantage else (ratio * advantage, False)
-
-
-def episode_objective(policy, episode, kl_price):
-    """What PPO raises, summed over a completion (eq. 7: a mean over tokens); tokens clipped."""
-    tokens, total, num_clipped = episode["tokens"], 0.0, 0
-    probs = completion_probs(policy, tokens)
-    known = zip(tokens[2:], episode["old_log_probs"], episode["advantages"])
-    for p, (token, old_log_prob, advantage) in zip(probs, known, strict=True):
-        ratio = exp(log(p[token]) - old_log_prob)  # r = pi / pi_old (eq. 6): 1 in the first epoch
-        term, is_clipped = clipped_objective(ratio, advantage)
-        # No wall: Adam's momentum, shared weights and the KL's gradient may still move the token.
-        total, num_clipped = total + term, num_clipped + is_clipped
-    # Why a price: the reward model's view of what is unlike its names is an accident, and a policy
-    # paid by it may go there (over-optimization: Gao et al. 2023). With a price c on the KL of
-    # whole names, the best policy is ref * exp(R / c), scaled to sum to 1.
-    # InstructGPT takes c * log(pi / ref) of the completion off its reward (eq. 2, less its
-    # pretraining term). Here the price is a term of its own: at each prefix that pi_old wrote, the
-    # KL over all tokens that might follow. What a token does to the KL of later ones is left out.
-    return total - kl_price * kl_divergence(probs, episode["ref_probs"]), num_clipped
-
-
-def batch_objective(policy, batch, kl_price):
-    """Mean objective of the completions; share of their tokens that are clipped."""
-    total, num_clipped, num_tokens = 0.0, 0, 0
-    for episode in batch:
-        objective, clipped = episode_objective(policy, episode, kl_price)
-        total, num_clipped = total + objective, num_clipped + clipped
-        num_tokens += len(episode["advantages"])
-    return total * (1 / len(batch)), num_clipped / num_tokens
-
-
-def value_step(value_weights, tokens, earned):
-    """One SGD step on (R - V)^2 / 2 for each prefix of a completion, in place."""
-    for t in range(2, len(tokens)):
-        error = earned - expected_reward(value_weights, tokens[:t])
-        for i, token in enumerate(tokens[:t]):
-            value_weights[i][token] += value_rate * error  # -d loss / dV = error, dV / d weight = 1
-
-
-def ppo_train(policy, reference, reward, value_weights, prompts, kl_price):
-    """Train policy and values in place; after each step, yield its batch and what became of it.
-
-    All of this is harder than DPO (Rafailov et al. 2023), which trains on the pairs themselves,
-    without samples, reward model, V or clip. What it buys: the policy learns from what it writes
-    now, as far as the reward model can be trusted there; and `reward` may be any function at all.
-    """
-    params = [p for matrix in policy.values() for row in matrix for p in row]
-    m, v = [0.0] * len(params), [0.0] * len(params)
-    for step in range(ppo_steps):
-        old = as_floats(policy)
-        drawn = random.choices(prompts, k=batch_size)
-        batch = [roll_out(old, reference, reward, value_weights, prompt) for prompt in drawn]
-        objectives = []
-        for epoch in range(inner_epochs):  # of `clipped`, the last epoch's is kept
-            objective, clipped = batch_objective(policy, batch, kl_price)
-            (-objective).backward()  # Adam goes downhill
-            num_updates = step * inner_epochs + epoch + 1
-            adam_step(params, m, v, num_updates, learning_rate * (1 - step / ppo_steps))
-            objectives.append(objective.data)
-        for episode in batch:
-            value_step(value_weights, episode["tokens"], episode["reward"])
-        after, _ = batch_objective(as_floats(policy), batch, kl_price)
-        yield {"batch": batch, "before": objectives[0], "after": after, "clip_fraction": clipped}
-
-
-# === INFERENCE: judge a model by what it writes ===
-def judge(model, reference, prompts, chars):
-    """One completion of each prompt: the names, and what would tell a cheat, as a dict."""
-    samples = [complete(model, prompt) for prompt in prompts]
-    names = [spell(tokens, chars) for tokens in samples]
-    kls = [
-        kl_divergence(completion_probs(model, t), completion_probs(reference, t)) for t in samples
-    ]
-    return names, {
-        "preferred_rate": mean([is_preferred(tokens, chars) for tokens in samples]),
-        "mean_length": mean([len(name) for name in names]),
-        "unique_share": len(set(names)) / len(names),
-        "kl": mean(kls),  # nats per name that the model has moved away from the reference
-    }
-
-
+# === HOW GOOD: the reward model on new pairs, the policy on new names ===
 def ranking_accuracy(weights, pairs):
-    """Share of the pairs whose chosen name has the higher score."""
-    return mean([score(weights, chosen) > score(weights, rejected) for chosen, rejected in pairs])
+    """Share of the pairs in which the chosen name has the larger reward."""
+    return mean([raw_reward(weights, a) > raw_reward(weights, b) for a, b in pairs])
 
 
-def least_kl(rate, base_rate):
-    """The least KL, in nats, of a policy with this preferred rate: that of yes and no alone."""
-    return kl_divergence([[rate, 1 - rate]], [[base_rate, 1 - base_rate]])
+def mean_reward(reward_of, names, chars):
+    """The average reward of names that judge() has returned."""
+    rewards = []
+    for name in names:
+        # A name of block_size letters was cut off, and has no boundary behind it.
+        tokens = encode(name, chars)[: block_size + 1]
+        rewards.append(reward_of(tokens))
+    return mean(rewards)
 
 
-def mean_reward(reward, names, chars):
-    """Of names that judge() returned: one of block_size letters never came to its end."""
-    return mean([reward(encode(name, chars)[: block_size + 1]) for name in names])
+def judge_rounds(rounds, chars):
+    """Averages over the names of some rounds: {"reward", "kl", "preferred_rate"}."""
+    rewards = []
+    preferred = []
+    kls = []
+    for this_round in rounds:
+        for episode, terms_of_name in zip(this_round.episodes, this_round.terms):
+            rewards.append(episode.reward)
+            preferred.append(is_preferred(episode.tokens, chars))
+            kls.append(math.fsum([term.kl for term in terms_of_name]))
+    return {"reward": mean(rewards), "kl": mean(kls), "preferred_rate": mean(preferred)}
 
 
-def explained_share(episodes):
-    """1 - E[A^2] / Var[R] over all tokens: how much of the reward's variance V foresaw.
-
-    1 is perfect, 0 no better than the mean. Var[R] holds the policy's progress, which V follows.
-    """
-    rewards = [e["reward"] for e in episodes for _ in e["advantages"]]
-    squares, center = [a * a for e in episodes for a in e["advantages"]], mean(rewards)
-    return 1 - mean(squares) / mean([(r - center) ** 2 for r in rewards])
-
-
-# === OUTPUT: progress, drawings, results ===
-def show_progress(step, num_steps, loss, started):
-    """Rewrite one line on a terminal; in a pipe, print the first steps and every tenth of them."""
-    spent = time.perf_counter() - started
-    left = spent * (num_steps / step - 1)
-    line = f"step {step:4d}/{num_steps}  loss {loss:.5f}  {spent:5.1f} s, {left:5.1f} s left"
-    if os.isatty(1):  # somebody watches
-        print(f"\r{line} ", end="\n" if step == num_steps else "")
-    elif step <= 3 or step % max(1, num_steps // 10) == 0:
-        print(line)
+def clip_fraction(rounds):
+    """Share of all tokens that were cut in the last update of their round."""
+    cut = []
+    for this_round in rounds:
+        for terms_of_name in this_round.terms:
+            cut += [term.is_cut for term in terms_of_name]
+    return mean(cut)
 
 
-def mean(values):
-    return math.fsum(values) / len(values)  # fsum rounds once, so alike on every Python
-
-
-def draw_turns(weights, chars):
-    """Print the score of a letter (row), another (column) and the first again, vowels first.
-
-    There and back, because one way says little: 1 more for each "?a" and 1 less for each "a?"
-    would change no name's score. It is what "ab" once more adds to "abab".
-    """
-    ids = sorted(range(len(chars)), key=lambda i: (chars[i] not in vowels, i))
-    rows = [[score(weights, [a, b, a]) for b in ids] for a in ids]
-    rank = {x: i for i, x in enumerate(sorted({x for row in rows for x in row}))}
-    print("   " + " ".join(spell(ids, chars)))
-    for letter, row in zip(spell(ids, chars), rows):
-        shades = [" .:-=+*#%@"[10 * rank[x] // len(rank)] * 2 for x in row]  # by tenths
-        print(f"{letter}  {''.join(shades)}".rstrip())
-
-
-def show_steps(step, steps, chars):
-    """Print how the samples of some steps, up to this one, fared: for PPO, and by the rule."""
-    episodes = [e for record in steps for e in record["batch"]]
-    earned, kl = (mean([e[key] for e in episodes]) for key in ("reward", "kl"))
-    rate = mean([is_preferred(e["tokens"], chars) for e in episodes])
-    bar = "#" * round(40 * rate)
-    print(f"{step:4d}/{ppo_steps}{earned:9.2f}{kl:7.2f}  {rate:.2f} {bar}".rstrip())
-
-
-def show_ppo(title, kl_price, base, reward, prompts, chars):
-    """Train a copy of the base, print how it goes; return it, in floats, and all its steps."""
-    print(f"\nPPO {title}, means over {report_every * batch_size} samples:")
-    print("   steps   reward     KL  preferred by the rule, +-0.08")  # standard error at 0.5
-    policy = {key: [[Value(w) for w in row] for row in rows] for key, rows in base.items()}
-    value_weights, steps = [[0.0] * (len(chars) + 1) for _ in range(block_size)], []
-    for step in ppo_train(policy, base, reward, value_weights, prompts, kl_price):
-        steps.append(step)
-        if len(steps) % report_every == 0:  # PPO itself is never told what the rule says
-            show_steps(len(steps), steps[-report_every:], chars)
-    return as_floats(policy), steps
-
-
-def show_names(titles, *columns):
-    """Print the first names of some lists side by side, vowels in capitals for the eye."""
-    capitals = str.maketrans(vowels, vowels.upper())
-    print("\n" + "".join(f"{title:<12}" for title in titles).rstrip())
-    for names in list(zip(*columns))[:8]:
-        print("".join(f"{name.translate(capitals):<12}" for name in names).rstrip())
-
-
-def print_results(rows):
-    """Print the results, one a line: name, value, and the bound that the tests hold it to."""
-    print("\n=== results ===")
-    for name, value, criterion in rows:
-        value = f"{value:.4f}" if isinstance(value, float) else value
-        print(f"{name:<26}{value:<9}{criterion}".rstrip())
-
-
-def result_rows(base, policy, free, steps):
-    """(name, value, bound): three models side by side, then the steps with the penalty."""
-    bounds = {
-        "preferred_rate": f"> {base['preferred_rate'] + 0.1:.4f}",  # up by 0.10
-        "reward": f"> {base['reward'] + 0.5:.4f}",  # by half a standard deviation
-        "no_penalty_reward": f"> {policy['reward']:.4f}",
-        "no_penalty_unique_share": f"< {policy['unique_share'] - 0.1:.4f}",
-        "no_penalty_kl": f"> {2 * policy['kl']:.4f}",
-    }
-    rows = []
-    for metric in policy:
-        for prefix, figures in ("base_", base), ("", policy), ("no_penalty_", free):
-            rows.append((prefix + metric, figures[metric], bounds.get(prefix + metric, "")))
-    episodes = [e for step in steps for e in step["batch"]]
-    some = report_every * batch_size
-    start, end = (mean([e["kl"] for e in part]) for part in (episodes[:some], episodes[-some:]))
-    # Advantages are counted from what V foresaw: an objective's level says little, its rise much.
-    before, after = (mean([step[key] for step in steps]) for key in ("before", "after"))
-    return rows + [
-        ("kl_least", least_kl(policy["preferred_rate"], base["preferred_rate"]), ""),
-        ("kl_first_10_steps", start, ""),
-        ("kl_last_10_steps", end, f"> {start:.4f}"),
-        ("objective_before", before, ""),
-        ("objective_after", after, f"> {before:.4f}"),
-        ("objective_rose", mean([step["after"] > step["before"] for step in steps]), "> 0.9"),
-        ("clip_fraction", mean([step["clip_fraction"] for step in steps]), "> 0"),
-        ("value_explained", explained_share(episodes), ""),
-        ("generated_tokens", sum(len(e["advantages"]) for e in episodes), ""),
-    ]
+def objective_gain(rounds):
+    """By how much the updates of a round raised the objective of its names, on average."""
+    return mean([this_round.objective_after - this_round.objective_before for this_round in rounds])
 
 
 # === MAIN ===
 def main():
     started = time.perf_counter()
     random.seed(42)
-    names = [name for name in dict.fromkeys(load_names()) if len(name) < block_size]
-    random.shuffle(names)
-    chars = sorted(set("".join(names)))  # the boundary is one more token
-    base_names, others = names[:num_steps], names[num_steps:]
-    pair_names, heldout = others[:num_pair_names], others[num_pair_names:]  # none of them twice
-    prompts = [chars.index(name[0]) for name in heldout[:num_prompts]]  # first letters
-    model = init_model(len(chars) + 1)
-    print(f"The base model, on {len(base_names)} names:")
-    for step, loss in enumerate(train(model, base_names, chars), 1):
-        show_progress(step, num_steps, loss, started)
-    base = as_floats(model)
-    base_samples, base_judged = judge(base, base, prompts, chars)
 
+    names = load_names()
+    chars = sorted(set("".join(names)))
+    base_names, pair_names, heldout = split_names(names)
+    prompts = [chars.index(name[0]) for name in heldout[:num_prompts]]
+    print(f"Training the base model on {len(base_names)} names:")
+    model = as_values(init_model(len(chars) + 1, n_embd))
+    show_training(train(model, base_names, chars), num_steps)
+    reference = as_floats(model)  # frozen from here on
+    base_samples, base = judge(reference, reference, prompts, chars)
+
+    # The reward model learns from the pairs. From then on it is a function that never changes.
     pairs = make_pairs(pair_names, chars)
     heldout_pairs = make_pairs(heldout, chars)[:num_heldout_pairs]
+    print(f"\nTraining the reward model, {reward_epochs} times on {len(pairs)} pairs:")
     weights = init_reward_model(len(chars) + 1)
-    print(f"\nReward model: {len(pairs)} pairs to learn from, {len(heldout_pairs)} held out.")
-    losses = list(train_reward_model(weights, pairs))
-    print(f"Its loss, first 100 steps {mean(losses[:100]):.4f}, last {mean(losses[-100:]):.4f}.")
-    print("How it likes a letter (row) in turn with another (column), the denser the better:")
-    draw_turns(weights, chars)  # four blocks, and nobody told it what a vowel is
-    reward = freeze_reward(weights, [tokens for pair in pairs for tokens in pair])
+    show_training(train_reward_model(weights, pairs), reward_epochs * len(pairs))
+    reward_of = freeze_reward(weights, [tokens for pair in pairs for tokens in pair])
+    show_rewards(heldout_pairs, reward_of, chars)
 
-    train_prompts = [chars.index(name[0]) for name in pair_names]
-    base_judged["reward"] = mean_reward(reward, base_samples, chars)
-    samples, judged, runs = [base_samples], [base_judged], []
-    for title, kl_price in ("with the KL penalty", kl_coef), ("without it", 0.0):
-        policy, steps = show_ppo(title, kl_price, base, reward, train_prompts, chars)
-        written, figures = judge(policy, base, prompts, chars)
-        figures["reward"] = mean_reward(reward, written, chars)
-        samples, judged, runs = [*samples, written], [*judged, figures], [*runs, steps]
-    show_names(["base", "PPO", "no penalty"], *samples)
-    print(f"A name of {block_size} letters was cut off before an end: no pair had such a name.")
-    results = [
-        ("policy_params", sum(len(row) for rows in base.values() for row in rows), ""),
-        ("reward_params", sum(len(row) for rows in weights.values() for row in rows), ""),
-        ("value_params", block_size * (len(chars) + 1), ""),
-        ("training_pairs", len(pairs), ""),
-        ("reward_accuracy", ranking_accuracy(weights, heldout_pairs), "> 0.7"),
-        *result_rows(*judged, runs[0]),
-        ("runtime_seconds", time.perf_counter() - started, "< 420"),
-    ]
-    print_results(results)
+    # PPO, twice from the same start: with the KL penalty, and without it.
+    first_letters = [chars.index(name[0]) for name in pair_names]
+    samples = {"base": base_samples}
+    figures = {"base": base}
+    rounds = {}
+    for title, price in (("PPO", kl_price), ("no penalty", 0.0)):
+        policy = as_values(reference)
+        value_table = [[0.0] * (len(chars) + 1) for _ in range(block_size)]
+        training = train_ppo(policy, reference, reward_of, value_table, first_letters, price)
+        rounds[title] = show_rounds(training, price, chars)
+        samples[title], figures[title] = judge(as_floats(policy), reference, prompts, chars)
+
+    # What does each model write, and what do the rule and the reward model say of it?
+    for title, names in samples.items():
+        figures[title]["reward"] = mean_reward(reward_of, names, chars)
+    show_models(samples, figures)
+    ppo, free = figures["PPO"], figures["no penalty"]
+    less_diverse = f"< {ppo['unique_share'] - 0.03:.4f}"
+
+    print_results(
+        [
+            ("reward_accuracy", ranking_accuracy(weights, heldout_pairs), "> 0.7"),
+            ("base_preferred_rate", base["preferred_rate"], ""),
+            ("preferred_rate", ppo["preferred_rate"], f"> {base['preferred_rate'] + 0.1:.4f}"),
+            ("reward_gain", ppo["reward"] - base["reward"], "> 0.5"),
+            ("no_penalty_reward_gain", free["reward"] - base["reward"], ""),
+            ("mean_length", ppo["mean_length"], ""),
+            ("base_unique_share", base["unique_share"], ""),
+            ("unique_share", ppo["unique_share"], ""),
+            ("no_penalty_unique_share", free["unique_share"], less_diverse),
+            ("kl", ppo["kl"], "> 0.5"),
+            ("no_penalty_kl", free["kl"], f"> {2 * ppo['kl']:.4f}"),
+            ("objective_gain", objective_gain(rounds["PPO"]), "> 0"),
+            ("clip_fraction", clip_fraction(rounds["PPO"]), "> 0"),
+            ("runtime_seconds", time.perf_counter() - started, "< 420"),
+        ]
+    )
+
+
+# === DRAWING: nothing below is needed to understand the algorithm ===
+def show_rewards(pairs, reward_of, chars):
+    """Print the rewards of some pairs."""
+    print(
+        "\nRewards of held-out names. 0 is the average of the names in the pairs to learn from, and"
+    )
+    print("1 is one standard deviation above it.")
+    for chosen, rejected in pairs[:4]:
+        print(
+            f"chosen {spell(chosen, chars):8}{reward_of(chosen):6.2f}"
+            f"    rejected {spell(rejected, chars):8}{reward_of(rejected):6.2f}"
+        )
+
+
+def show_episode(this_round, number, price, chars):
+    """Print the seven steps for the name of a round in which most tokens were cut."""
+    num_cut = [sum(term.is_cut for term in terms) for terms in this_round.terms]
+    chosen = num_cut.index(max(num_cut))
+    episode = this_round.episodes[chosen]
+    terms = this_round.terms[chosen]
+    reward = round(episode.reward, 3)
+    letters = [spell([token], chars) or "end" for token in episode.tokens[1:]]
+    print(f"One of the {batch_size} names of round {number}, in the second update of the round:")
+    print(f"1. The first letter is {letters[0]}, and the policy wrote {' '.join(letters[1:])}.")
+    print(f"2. The reward of {spell(episode.tokens, chars)} is {reward:.3f}.")
+    print(
+        "3. to 5. for each token: ratio = now / was. The token adds ratio * advantage, or if it is"
+    )
+    print(f"   cut, {1 - epsilon} * advantage or {1 + epsilon} * advantage. KL is in nats.")
+    print("       ------------- 3. -------------   -------------- 4. --------------      5.")
+    print("token  reward - expected = advantage      was     now   ratio    adds          KL")
+    for i, term in enumerate(terms):
+        advantage = round(episode.advantages[i], 3)
+        old_prob = episode.old_probs[i]
+        print(
+            f"{letters[1 + i]:5}{reward:8.3f}{reward - advantage:11.3f}{advantage:12.3f}"
+            f"{old_prob:9.4f}{old_prob * term.ratio:8.4f}{term.ratio:8.3f}{term.added:8.3f}"
+            f"{' cut' if term.is_cut else '    '}{term.kl:8.3f}"
+        )
+    added = math.fsum([term.added for term in terms])
+    kl = math.fsum([term.kl for term in terms])
+    print(f"{'sum':60}{added:8.3f}{kl:12.3f}")
+    print(f"   The objective of this name: {added:.3f} - {price} * {kl:.3f}", end="")
+    print(f" = {added - price * kl:.3f}")
+    print(f"6. Adam raises the mean of the {batch_size} objectives of this round.")
+    print(f"7. After {letters[0]}, the value function had expected", end="")
+    print(f" {reward - round(episode.advantages[0], 3):.3f}. Now it moves towards {reward:.3f}.\n")
+
+
+def show_rounds(training, price, chars):
+    """Run the rounds of a training to their end, and show what happens. Return the rounds.
+
+    The example is taken from the first round in which a token was cut, but not from round 1, where
+    the value function knows nothing yet. It is shown only if there is a price.
+    """
+    print(f"\nPPO with kl_price = {price}:")
+    rounds = []
+    wants_example = price > 0
+    for this_round in training:
+        rounds.append(this_round)
+        if wants_example and len(rounds) > 1 and clip_fraction([this_round]) > 0:
+            show_episode(this_round, len(rounds), price, chars)
+            wants_example = False
+        if len(rounds) == watch_every:
+            print(
+                f"Means over the {watch_every * batch_size} names of {watch_every} rounds.", end=""
+            )
+            print(" (The rule says what is preferred. PPO is not told.)")
+        if len(rounds) % watch_every == 0:
+            figures = judge_rounds(rounds[-watch_every:], chars)
+            print(
+                f"round {len(rounds):3}: reward{figures['reward']:6.2f}  KL{figures['kl']:6.2f}"
+                f"  preferred {figures['preferred_rate']:.2f}"
+                f" {'#' * round(40 * figures['preferred_rate'])}".rstrip()
+            )
+    return rounds
+
+
+def show_models(samples, figures):
+    """Print a line per model, then some of the names that each wrote."""
+    print(
+        f"\nWhat {num_prompts} names of each model are like. The rule says which are preferred, and"
+    )
+    print("the reward is that of the reward model. KL is in nats per name.")
+    print("            preferred   reward  different  mean length  KL to the reference")
+    for title, row in figures.items():
+        print(
+            f"{title:12}{row['preferred_rate']:9.3f}{row['reward']:9.3f}{row['unique_share']:11.3f}"
+            f"{row['mean_length']:13.2f}{row['kl']:12.3f}"
+        )
+    print()
+    show_names(list(samples), list(zip(*samples.values())))
+    print(f"A name of {block_size} letters was cut off before its end. No name in a pair was.")
+
+
+# === REPEATED from microgpt.py, word for word ===
+def encode(name, chars):
+    """The tokens of a name: the numbers of its letters, with a boundary in front and behind.
+
+    The token of a letter is its place in chars, and the boundary is the number after the last of
+    them. With chars a to z, "anna" becomes
+
+        [26, 0, 13, 13, 0, 26]        boundary a n n a boundary
+
+    Raises ValueError if a letter of the name is not in chars.
+    """
+    boundary = len(chars)
+    return [boundary, *[chars.index(letter) for letter in name], boundary]
+
+
+def spell(tokens, chars):
+    """The letters of the tokens, without boundaries: [26, 0, 13, 13, 0, 26] -> "anna"."""
+    return "".join(chars[token] for token in tokens if token < len(chars))
+
+
+class Value:
+    """A number, the numbers it was computed from, and how strongly it depends on each of them.
+
+    Take loss = (a * b + a) ** 2 with a = 2 and b = 3. Every operation makes a new Value:
+
+        product = a * b = 6        total = product + a = 8        loss = total ** 2 = 64
+
+    Each of them keeps its inputs, and the derivative of its own operation by each input. These are
+    called local gradients:
+
+        product: by a it is b = 3, by b it is a = 2
+        total: by product it is 1, by a it is 1
+        loss: by total it is 2 * total = 16
+
+    The Values and their inputs form a graph. backward() goes through it from the loss back to a and
+    b, and combines the local gradients by the chain rule.
+    """
+
+    __slots__ = ("data", "grad", "_inputs", "_local_grads", "_order")
+    _created = itertools.count()
+
+    def __init__(self, data, inputs=(), local_grads=()):
+        self.data = data  # the number itself
+        self.grad = 0.0  # d(loss)/d(self), once loss.backward() has been called
+        self._inputs = inputs  # the Values that it was computed from
+        self._local_grads = local_grads  # d(self)/d(input), a float for each input
+        self._order = next(Value._created)  # 0 for the first Value ever made, then 1, 2, ...
+
+    def __add__(self, other):
+        # d(a + b)/da = 1        d(a + b)/db = 1
+        other = other if isinstance(other, Value) else Value(other)
+        return Value(self.data + other.data, (self, other), (1.0, 1.0))
+
+    def __mul__(self, other):
+        # d(a * b)/da = b        d(a * b)/db = a
+        other = other if isinstance(other, Value) else Value(other)
+        return Value(self.data * other.data, (self, other), (other.data, self.data))
+
+    def __pow__(self, k):
+        # d(a ** k)/da = k * a ** (k - 1)        k is a plain number
+        local_grad = k * self.data ** (k - 1)
+        result = math.pow(self.data, k)  # unlike **, it raises an error for the root of -1
+        return Value(result, (self,), (local_grad,))
+
+    def exp(self):
+        # d(exp(a))/da = exp(a)
+        result = math.exp(self.data)
+        return Value(result, (self,), (result,))
+
+    def log(self):
+        # d(log(a))/da = 1 / a        a is a probability; log(0) does not exist, so a < 1e-10 counts
+        # as 1e-10
+        clipped = max(self.data, 1e-10)
+        return Value(math.log(clipped), (self,), (1 / clipped,))
+
+    def tanh(self):
+        # d(tanh(a))/da = 1 - tanh(a) ** 2
+        result = math.tanh(self.data)
+        return Value(result, (self,), (1 - result * result,))
+
+    def relu(self):
+        # d(relu(a))/da = 1 if a > 0, else 0
+        local_grad = 1.0 if self.data > 0 else 0.0
+        return Value(max(0.0, self.data), (self,), (local_grad,))
+
+    # The other operators are made of those above. The ones that start with r are for a plain
+    # number on the left: 2.0 - a calls a.__rsub__(2.0).
+    def __neg__(self):
+        return self * -1.0
+
+    def __sub__(self, other):
+        return self + -other
+
+    def __truediv__(self, other):
+        return self * other**-1
+
+    def __radd__(self, other):
+        return self + other
+
+    def __rmul__(self, other):
+        return self * other
+
+    def __rsub__(self, other):
+        return -self + other
+
+    def __rtruediv__(self, other):
+        return self**-1 * other
+
+    def __rpow__(self, base):
+        # base ** a = exp(a * log(base))
+        return (self * math.log(base)).exp()
+
+    def backward(self):
+        """Add d(self)/d(x) to x.grad, for every Value x that self was computed from.
+
+        The chain rule: if x is an input of several nodes of the graph, each of them contributes its
+        own gradient times its local gradient by x. In the example of the class, a is an input of
+        product and of total:
+
+            total.grad = 16        product.grad = 16 * 1 = 16
+            a.grad = 16 * 3 (by way of product) + 16 * 1 (by way of total) = 64
+
+        The graph is used up: a second backward() through a part of it raises AttributeError.
+        """
+        # Collect self and the Values below it. The list grows while the loop walks along it. A
+        # Value without inputs, such as a parameter, has nothing to pass on, so it is left out.
+        nodes = [self]
+        seen = {self}
+        for node in nodes:
+            for x in node._inputs:
+                if x._inputs and x not in seen:
+                    seen.add(x)
+                    nodes.append(x)
+        # A node may pass its gradient on only when the gradient is complete, which means that all
+        # that was computed from the node has passed its own gradient on. What was computed from a
+        # node is newer than the node. So the newest goes first: loss, then total, then product.
+        nodes.sort(key=lambda node: node._order, reverse=True)
+        self.grad = 1.0  # d(self)/d(self)
+        for node in nodes:
+            for x, local_grad in zip(node._inputs, node._local_grads):
+                x.grad += node.grad * local_grad
+            del node._inputs, node._local_grads  # frees their memory, as they are not needed again
+
+
+# --- AUTOGRAD DIFFERENCES IN THIS SCRIPT ---
+# None. This is the engine of microgpt and of docs/autograd-interface.md.
+
+
+# Training needs Values. A trained model only has to be asked, and needs no gradient: its numbers
+# are floats, which is much faster. The functions below take both.
+def exp(x):
+    """e to the power of x, a Value or a float."""
+    return x.exp() if isinstance(x, Value) else math.exp(x)
+
+
+def log(x):
+    """The natural logarithm of a probability, a Value or a float. x < 1e-10 counts as 1e-10."""
+    return x.log() if isinstance(x, Value) else math.log(max(x, 1e-10))
+
+
+def relu(x):
+    """x if it is positive, else 0. x is a Value or a float."""
+    return x.relu() if isinstance(x, Value) else max(0.0, x)
+
+
+def floats(xs):
+    """The numbers in a list of Values, without their history. A list of floats stays as it is."""
+    if xs and isinstance(xs[0], Value):
+        return [x.data for x in xs]
+    return xs
+
+
+def dot(a, b):
+    """a[0] * b[0] + a[1] * b[1] + ..., as one node of the graph.
+
+    A GPT consists mostly of dot products. With 16 numbers in a and b, * and + would make 31 nodes,
+    which all have to be created and walked through. One node is enough, because the derivatives
+    are known. With s = dot(a, b):
+
+        ds/da[i] = b[i]        ds/db[i] = a[i]
+
+    Tensor libraries go further in the same direction: there, a whole matrix product is one node.
+
+    a and b are each a list of Values or a list of floats. They may be the same list: then each
+    element is an input twice, and backward() adds up both contributions. The result is a Value if
+    one of them holds Values, else a float. Raises ValueError if the lengths differ.
+    """
+    xs = floats(a)
+    ys = floats(b)
+    total = 0.0  # in a loop, because the built-in sum() rounds differently from Python 3.12 on
+    for x, y in zip(xs, ys, strict=True):
+        total += x * y
+    inputs = []
+    local_grads = []
+    if a and isinstance(a[0], Value):
+        inputs += a
+        local_grads += ys
+    if b and isinstance(b[0], Value):
+        inputs += b
+        local_grads += xs
+    return Value(total, inputs, local_grads) if inputs else total
+
+
+def init_model(vocab_size, n_embd):
+    """The parameters {name: matrix}, random floats near 0. A matrix is a list of rows.
+
+        wte      [vocab_size][n_embd]    token embedding: one vector per token
+        wpe      [block_size][n_embd]    position embedding: one vector per position
+        lm_head  [vocab_size][n_embd]    from the final vector to one score per token
+        attn_wq, attn_wk, attn_wv, attn_wo  [n_embd][n_embd]       query, key, value, output
+        mlp_fc1  [4 * n_embd][n_embd]    the two matrices of the MLP
+        mlp_fc2  [n_embd][4 * n_embd]
+
+    The last six exist once per layer. MLP is short for multi-layer perceptron. A matrix of shape
+    [n_out][n_in] takes a vector of n_in numbers to one of n_out. The numbers are drawn from a
+    Gaussian with standard deviation 0.08, in the order of Karpathy's microgpt. (The width n_embd is
+    an argument, because other scripts make models of several widths.)
+    """
+    shapes = {
+        "wte": (vocab_size, n_embd),
+        "wpe": (block_size, n_embd),
+        "lm_head": (vocab_size, n_embd),
+    }
+    for layer in range(n_layer):
+        shapes[f"layer{layer}.attn_wq"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.attn_wk"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.attn_wv"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.attn_wo"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.mlp_fc1"] = (4 * n_embd, n_embd)
+        shapes[f"layer{layer}.mlp_fc2"] = (n_embd, 4 * n_embd)
+    model = {}
+    for name, (rows, columns) in shapes.items():
+        model[name] = [[random.gauss(0, 0.08) for _ in range(columns)] for _ in range(rows)]
+    return model
+
+
+def as_values(model):
+    """A copy of a model in which every number is a Value, so that it can be trained."""
+    return {name: [[Value(x) for x in row] for row in matrix] for name, matrix in model.items()}
+
+
+def as_floats(model):
+    """A copy of a model in which every number is a float, so that it is frozen and fast."""
+    return {name: [floats(row) for row in matrix] for name, matrix in model.items()}
+
+
+def linear(x, matrix):
+    """Multiply a matrix [n_out][n_in] with a vector x [n_in]. Return [n_out].
+
+    Each row is compared with x: output i is the dot product of row i and x.
+    """
+    return [dot(row, x) for row in matrix]
+
+
+def softmax(logits):
+    """Turn scores [n] into probabilities [n]: exp(score), divided by the sum of all exp(score).
+
+    The probabilities are positive and sum to 1. Adding the same number to all scores does not
+    change them. So the largest score is subtracted first, and exp() never sees a number above 0,
+    which could overflow.
+    """
+    largest = max(floats(logits))
+    exps = [exp(x - largest) for x in logits]
+    total = dot(exps, [1.0] * len(exps))  # their sum, as one node
+    inverse = total**-1
+    return [e * inverse for e in exps]
+
+
+def rmsnorm(x):
+    """Rescale a vector [n] so that the mean of its squares is 1 (Zhang & Sennrich 2019, eq. 4).
+
+    Whatever the layers before have added up, the next one then meets numbers of the usual size. The
+    1e-5 keeps the division finite if all numbers are 0. The learned factors of the paper are left
+    out.
+    """
+    mean_square = dot(x, x) * (1 / len(x))
+    scale = (mean_square + 1e-5) ** -0.5
+    return [xi * scale for xi in x]
+
+
+def attention_weights(q, keys):
+    """How much a position reads each position: softmax(q . k / sqrt(d)) over the keys k.
+
+    q [d] is the query of the one that reads, and keys [t][d] has one key for each position up to
+    this one. Returns [t]: one weight per position, positive, with sum 1.
+
+    Why sqrt(d): a score is a sum of d products. The more there are, the farther apart the scores
+    tend to be, and with large differences softmax gives nearly all weight to one position. The
+    division keeps the scores of narrow and wide models alike.
+    """
+    scores = [dot(q, key) * len(q) ** -0.5 for key in keys]
+    return softmax(scores)
+
+
+def attend(q, keys, values):
+    """One attention head at one position: softmax(q K^T / sqrt(d)) V (Vaswani et al. 2017, eq. 1).
+
+    The paper writes it for all positions at once: K and V are the matrices whose rows are the keys
+    and the values [t][d]. The result [d] is an average of the values. A position counts the more,
+    the better its key matches the query. For example, with two positions and d = 4:
+
+        q . key of the positions    2.2 and 0
+        divided by sqrt(4)          1.1 and 0
+        softmax                     0.75 and 0.25
+        result                      0.75 * value of the first + 0.25 * value of the second
+    """
+    weights = attention_weights(q, keys)
+    result = []
+    for i in range(len(values[0])):
+        column = [value[i] for value in values]  # number i of the value of each position
+        result.append(dot(weights, column))
+    return result
+
+
+def embed(model, token, position):
+    """The vector [n_embd] that a position starts with: which token it has, and where it stands.
+
+    Attention by itself would not know the order of the letters. The position embedding tells it.
+    """
+    tok_emb = model["wte"][token]
+    pos_emb = model["wpe"][position]
+    return rmsnorm([t + p for t, p in zip(tok_emb, pos_emb)])
+
+
+def gpt(model, token, position, cache):
+    """The scores (logits) [vocab_size] of what may follow `token`, which stands at `position`.
+
+    The model reads one token per call. Attention also needs the keys and values of the earlier
+    positions, so each call keeps those of its own position in `cache`. It is {} at the start of a
+    name, then {layer: (keys, values)}, with a list of keys and a list of values, one per position.
+    No position can look ahead, because what comes later is not in the lists yet.
+
+    In training the cache holds Values. A later position reads the keys and values of an earlier
+    one, so its loss depends on them, and backward() goes back to the earlier position as well.
+    """
+    x = embed(model, token, position)  # [n_embd]: what this position knows so far
+    head_size = len(x) // n_head
+    for layer in range(n_layer):
+        # Attention: the position collects information from itself and the positions before it. A
+        # layer begins with a norm. (In layer 0 it changes little, as embed() ends with one.)
+        h = rmsnorm(x)
+        query = linear(h, model[f"layer{layer}.attn_wq"])  # what this position looks for
+        key = linear(h, model[f"layer{layer}.attn_wk"])  # what it can be found by
+        value = linear(h, model[f"layer{layer}.attn_wv"])  # what it hands over when it is found
+        if layer not in cache:
+            cache[layer] = ([], [])
+        keys, values = cache[layer]
+        keys.append(key)
+        values.append(value)
+        # One head can only make one average of the past. Several heads can look for several things
+        # at once. With 16 numbers and four heads, the first head works with the numbers 0 to 3 of
+        # every query, key and value, the second with 4 to 7, and so on.
+        heads = []
+        for start in range(0, len(x), head_size):
+            part = slice(start, start + head_size)
+            head_keys = [k[part] for k in keys]
+            head_values = [v[part] for v in values]
+            heads.extend(attend(query[part], head_keys, head_values))
+        attended = linear(heads, model[f"layer{layer}.attn_wo"])  # mixes what the heads found
+        # x + f(x): a layer adds to x and does not replace it. So what x knew is kept, and gradients
+        # have a direct way back to the first layer.
+        x = [xi + ai for xi, ai in zip(x, attended)]
+
+        # MLP: attention only averages. Here the position computes something new from what it has
+        # collected. Without relu() between them, two matrices could do no more than one.
+        h = rmsnorm(x)
+        hidden = [relu(u) for u in linear(h, model[f"layer{layer}.mlp_fc1"])]  # [4 * n_embd]
+        computed = linear(hidden, model[f"layer{layer}.mlp_fc2"])
+        x = [xi + ci for xi, ci in zip(x, computed)]
+    return linear(x, model["lm_head"])
+
+
+def name_loss(model, tokens):
+    """The mean of -log p(next token) over one name. It is called cross-entropy.
+
+    The probability of a name is the product of the probabilities of its tokens, each given those
+    before. The logarithm of this product is a sum. The loss is 0 if every token was predicted with
+    probability 1, and log(27) = 3.30 for a blind guess among 27 tokens. Its unit is called nat. A
+    name that is longer than the context loses its end.
+    """
+    num_predictions = min(block_size, len(tokens) - 1)
+    cache = {}
+    total = 0.0
+    for position in range(num_predictions):
+        logits = gpt(model, tokens[position], position, cache)
+        probs = softmax(logits)
+        total = total - log(probs[tokens[position + 1]])
+    return total * (1 / num_predictions)
+
+
+def adam_step(params, m, v, step, rate):
+    """Move each parameter against its average gradient, in place. Set the gradients back to 0.
+
+    Plain gradient descent is p.data -= rate * p.grad. Adam (Kingma & Ba 2015, algorithm 1) improves
+    on it in two ways. It takes a running average m of the gradient, because the gradient of a
+    single name is noisy. And it divides by the root of v, a running average of the squared
+    gradient. So every parameter moves by about `rate` per step, whether its gradients are large or
+    small. m and v have one number per parameter, and step counts 1, 2, ...
+    """
+    m_correction = 1 - beta1**step
+    v_correction = 1 - beta2**step
+    for i, p in enumerate(params):
+        m[i] = beta1 * m[i] + (1 - beta1) * p.grad
+        v[i] = beta2 * v[i] + (1 - beta2) * p.grad * p.grad
+        # m and v start at 0 and are too small at first; dividing by this corrects it.
+        m_hat = m[i] / m_correction
+        v_hat = v[i] / v_correction
+        p.data -= rate * m_hat / (math.sqrt(v_hat) + eps_adam)
+        p.grad = 0.0
+
+
+def train(model, names, chars):
+    """Train a model of Values in place, one name per step.
+
+    This is a generator. Each step yields the loss that its name had, and waits until the next one
+    is asked for. show_training() in the part DRAWING asks for all of them.
+    """
+    params = [p for matrix in model.values() for row in matrix for p in row]
+    m = [0.0] * len(params)
+    v = [0.0] * len(params)
+    for step in range(num_steps):
+        name = names[step % len(names)]  # starts over if there are fewer names than steps
+        loss = name_loss(model, encode(name, chars))
+        loss.backward()
+        rate = learning_rate * (1 - step / num_steps)  # falls to 0
+        adam_step(params, m, v, step + 1, rate)
+        yield loss.data
+
+
+def mean(values):
+    """The average of some numbers. fsum() rounds only once, so every Python gives the same."""
+    return math.fsum(values) / len(values)
+
+
+def show_progress(step, num_steps, loss, started):
+    """Print step, loss, elapsed and remaining time: on a terminal always in the same line.
+
+    In a pipe or a file, print a line for the first three steps and for every tenth of all steps.
+    """
+    elapsed = time.perf_counter() - started
+    remaining = elapsed * (num_steps / step - 1)
+    line = f"step {step:4d}/{num_steps}  loss {loss:.5f}  {elapsed:5.1f} s, {remaining:5.1f} s left"
+    if os.isatty(1):
+        print(f"\r{line} ", end="\n" if step == num_steps else "")
+    elif step <= 3 or step % max(1, num_steps // 10) == 0:
+        print(line)
+
+
+def show_training(losses, num_steps):
+    """Run a generator of losses to its end, and show its progress. Return the losses."""
+    started = time.perf_counter()
+    seen = []
+    for loss in losses:
+        seen.append(loss)
+        show_progress(len(seen), num_steps, loss, started)
+    return seen
+
+
+def print_results(rows):
+    """Print the results: one per line, with its name, its value, and the bound it has to meet."""
+    print("\n=== results ===")
+    for name, value, bound in rows:
+        text = f"{value:.4f}" if isinstance(value, float) else value
+        print(f"{name:<26}{text:<9}{bound}".rstrip())
+
+
+# An earlier release of the list in 01-foundations: 32,033 names instead of 32,178.
+NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
+NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
+print = functools.partial(print, flush=True)  # print each line at once, also into a pipe
+
+
+def load_names():
+    """All names, in file order: from names.txt beside this script or else in ../01-foundations.
+
+    If neither file exists, the list is downloaded. Whatever fails ends in SystemExit, with one line
+    that says what to do.
+    """
+    folder = os.path.dirname(os.path.abspath(__file__))
+    path = os.path.join(folder, "names.txt")
+    source = path
+    if not os.path.exists(source):
+        source = os.path.join(folder, "..", "01-foundations", "names.txt")
+    try:
+        if os.path.exists(source):
+            with open(source, "rb") as file:
+                raw = file.read()
+        else:
+            source = NAMES_URL
+            raw = download_names(path)
+        names = raw.decode("ascii").split()
+        if len(set(names)) < 10000:  # too few to train on some and to hold out others
+            raise ValueError("it has fewer than 10000 different names")
+    except Exception as error:  # of many kinds: OSError, HTTPException, UnicodeDecodeError, ...
+        advice = f"Put an ASCII text file of names, one per line, at {path}"
+        raise SystemExit(f"No names from {source}: {str(error).strip()}. {advice}") from None
+    return names
+
+
+def download_names(path):
+    """Download the list of names, check that it is the expected one, and keep it at `path`.
+
+    Returns its bytes. Raises an exception if the download fails or the list is another one. If it
+    cannot be kept, it prints a line and goes on.
+    """
+    with urllib.request.urlopen(NAMES_URL, timeout=10) as answer:
+        raw = answer.read(5_000_000)  # the list has 228,145 bytes
+    if hashlib.sha256(raw).hexdigest() != NAMES_SHA256:
+        raise ValueError("its SHA-256 is not the one expected")
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(raw)
+        os.replace(temporary, path)  # in one move, so that nobody ever meets half a file
+    except OSError as error:
+        print(f"The names could not be kept for the next run: {error}")
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+    return raw
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BrokenPipeError:
+        os._exit(0)  # the reader of the pipe has gone, as in `python script.py | head`

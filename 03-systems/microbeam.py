@@ -1,9 +1,46 @@
 """One model says different things, depending on how one asks it for the next token.
 
-Top-p sampling after Holtzman et al. (2020), speculative decoding after Leviathan et al. (2023) and
-Chen et al. (2023). Models, recipe and engine are microgpt's, after Andrej Karpathy (2026).
+The problem: a language model does not write. It only answers a question: given the tokens so far,
+how probable is every token that may come next? (Here a token is a letter, and a text is a name.)
+Somebody has to choose a token, append it, and ask again, until the text ends. How to choose is
+called decoding. Two ways come to mind first. One can always take the most probable token. That
+gives only one text per prompt, and not even the most probable one. Or one can draw the next token
+by its probability. But improbable tokens are many, so some of them are drawn now and then, and one
+of them is enough to spoil a text. Both ways call the model once per token, which takes long if the
+model is large.
+
+The idea: leave the model as it is, and change how it is asked. To avoid improbable tokens, change
+the probabilities before drawing. To find more probable texts, follow several beginnings at a time
+instead of one. To call the model less often, let a small model draft a few tokens, and let the
+large model judge all of them in one call. If they are judged in the right way, the text is the one
+that the large model would have written alone. If tokens are drawn, every text is exactly as
+probable as if the large model had drawn it alone.
+
+    1. greedy: always take the most probable token. The best choice at each token need not be the
+       best text.
+    2. sampling: draw the next token. with_temperature makes probable tokens more probable still (or
+       less). top_k keeps the k most probable tokens. top_p keeps the most probable tokens that
+       together have the probability p.
+    3. beam_search: keep a few beginnings of texts, extend each of them by every token, and keep the
+       few most probable ones again. exact_search finds the most probable text of all. It is often a
+       strange one: it ends at once.
+    4. speculative_greedy: the small model (the draft model) writes gamma tokens. The large model
+       (the target) reads them all in one call. Accept the drafted tokens up to the first that the
+       target would not have taken. Put the target's own token in the place of that one.
+    5. speculative_sampling: the same for tokens that are drawn. A drafted token x is accepted with
+       the probability min(1, p(x) / q(x)), where p(x) is its probability in the target and q(x) in
+       the draft model. If x is rejected, draw another token in proportion to max(0, p - q). Then
+       the token that comes out has the distribution p, whatever q is.
+
+Sources: top-k sampling is by Fan et al. (2018), top-p sampling by Holtzman et al. (2020).
+Speculative decoding is by Leviathan et al. (2023), who introduced these p, q and gamma, and by Chen
+et al. (2023), who exchange p and q. Stahlberg and Byrne (2019) found in translation that the most
+probable text is often empty. The target is the model of microgpt, after Andrej Karpathy (2026), and
+the draft model has half its width. Production systems draft in more clever ways: they draft trees
+of tokens, or let a few extra layers of the target itself do the drafting.
 """
 
+import collections
 import functools
 import hashlib
 import itertools
@@ -13,650 +50,1407 @@ import random
 import time
 import urllib.request
 
-# === CONSTANTS: two models, the recipe, the ways to ask ===
-target_embd, draft_embd = 16, 8  # numbers per token: the model that is asked, and its fast helper
-head_dim, block_size = 4, 16  # numbers per attention head; the longest context
-num_steps = 1000  # one name each, the same ones for both models
-learning_rate, beta1, beta2, eps_adam = 0.01, 0.85, 0.99, 1e-8
-num_heldout, num_prompts = 200, 100  # names to judge the models by; beginnings to complete
-num_draws = 3  # completions of each prompt, where there is chance in them
-temperature, kept_tokens, kept_mass = 0.5, 5, 0.8  # T; the k of top-k; the p of top-p
-beam_widths, beam_width = (2, 4, 8), 8  # prefixes to keep: to compare; in the results
-draft_lens, draft_len = (1, 2, 4), 2  # most tokens to draft for a call: to compare; in the results
-num_trials = 20000  # draws of one token, to tell two distributions apart
-
-NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
-NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
-print = functools.partial(print, flush=True)  # flush each line, into a pipe too
-
-
-# === DATA: names, a character a token ===
-def load_names():
-    """All names, in file order: from names.txt beside this script, or else in 01-foundations.
-
-    If there is neither, one is downloaded and kept. SystemExit, in one line, if it is not usable.
-    """
-    here = os.path.dirname(os.path.abspath(__file__))
-    beside, shared = (os.path.join(here, d, "names.txt") for d in ("", "../01-foundations"))
-    source = next(filter(os.path.exists, (beside, shared)), NAMES_URL)
-    is_url = source == NAMES_URL
-    try:
-        with urllib.request.urlopen(source, timeout=10) if is_url else open(source, "rb") as file:
-            raw = file.read(5_000_000 if is_url else -1)  # longer cannot be it
-        if is_url and hashlib.sha256(raw).hexdigest() != NAMES_SHA256:
-            raise ValueError("its SHA-256 is not the one expected")
-        names = raw.decode("ascii").split()
-        if len(set(names)) < 10000:  # too few to train on some and hold out others
-            raise ValueError("it has fewer than 10000 different names")
-    except Exception as error:  # urllib alone raises three families of them
-        advice = f"Put an ASCII text file of names, one a line, at {beside}"
-        raise SystemExit(f"No names from {source}: {str(error).strip()}. {advice}") from None
-    if is_url:
-        temporary = f"{beside}.{os.getpid()}.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(raw)
-            os.replace(temporary, beside)  # in one move: nobody ever meets half a file
-        except OSError as error:  # no reason to stop: the names are in memory
-            print(f"The names could not be kept for the next run: {error}")
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)
-    return names
-
-
-def encode(name, chars):
-    """Token ids, between two boundary tokens of id len(chars). ValueError if a character is new."""
-    return [len(chars), *map(chars.index, name), len(chars)]
-
-
-def spell(tokens, chars):
-    """The letters of tokens, without boundaries."""
-    return "".join(chars[i] for i in tokens if i < len(chars))
-
-
-# === AUTOGRAD: numbers that remember how they were computed ===
-class Value:
-    """A number in a graph: data, the inputs it came from, and d(self)/d(input) for each of them."""
-
-    __slots__ = ("data", "grad", "_inputs", "_local_grads", "_order")
-    _created = itertools.count()
-
-    def __init__(self, data, inputs=(), local_grads=()):
-        self.data, self.grad = data, 0.0  # grad: d(result)/d(self), by result.backward()
-        self._inputs, self._local_grads = inputs, local_grads
-        self._order = next(Value._created)
-
-    def __add__(self, other):
-        other = other if isinstance(other, Value) else Value(other)
-        return Value(self.data + other.data, (self, other), (1.0, 1.0))
-
-    def __mul__(self, other):
-        other = other if isinstance(other, Value) else Value(other)
-        return Value(self.data * other.data, (self, other), (other.data, self.data))
-
-    # fmt: off
-    def __pow__(self, k): return Value(math.pow(self.data, k), (self,), (k * self.data ** (k - 1),))
-    def exp(self): return Value(y := math.exp(self.data), (self,), (y,))
-    def log(self): return Value(math.log(p := max(self.data, 1e-10)), (self,), (1.0 / p,))
-    def tanh(self): return Value(y := math.tanh(self.data), (self,), (1.0 - y * y,))
-    def relu(self): return Value(max(0.0, self.data), (self,), (float(self.data > 0),))
-    # The rest is made of those above.
-    def __neg__(self): return self * -1.0
-    def __sub__(self, other): return self + -other
-    def __rsub__(self, other): return -self + other
-    def __truediv__(self, other): return self * other**-1
-    def __rtruediv__(self, other): return self**-1 * other
-    def __rpow__(self, base): return (self * math.log(base)).exp()
-    __radd__, __rmul__ = __add__, __mul__
-    # fmt: on
-
-    def backward(self):
-        """Add d(self)/d(v) to the grad of every v below self. Works once: it frees the graph."""
-        nodes, seen = [self], {self}
-        for node in nodes:  # the list grows while we walk it: no recursion, any depth
-            for v in node._inputs:
-                if v._inputs and v not in seen:  # a leaf has nothing to pass on
-                    seen.add(v)
-                    nodes.append(v)
-        # Inputs exist before their node, so newest first is reverse topological order: a node's
-        # grad is complete by the time the node passes it on.
-        nodes.sort(key=lambda v: v._order, reverse=True)
-        self.grad = 1.0
-        for node in nodes:
-            grad = node.grad
-            for v, local_grad in zip(node._inputs, node._local_grads):
-                v.grad += local_grad * grad  # chain rule: dL/dv += dL/dnode * dnode/dv
-            del node._inputs, node._local_grads  # rather than all at the end: a quarter faster
-
-
-# fmt: off
-# Training computes on Values. Inference needs no gradient: on floats the same code makes no graph.
-def exp(x): return x.exp() if isinstance(x, Value) else math.exp(x)
-def log(x): return x.log() if isinstance(x, Value) else math.log(max(x, 1e-10))
-def relu(x): return x.relu() if isinstance(x, Value) else max(0.0, x)
-def floats(xs): return [x.data for x in xs] if xs and isinstance(xs[0], Value) else xs
-# fmt: on
-
-
-def dot(a, b):
-    """sum_i a[i] b[i] as ONE node, or a float if a and b are both lists of floats.
-
-    16 multiplies and 15 adds would be 31 nodes. A tensor library does the same one level up: its
-    node is a whole matrix product. Raises ValueError if the lengths differ.
-    """
-    xs, ys = floats(a), floats(b)
-    total = 0.0  # a loop, because sum() of floats rounds differently from Python 3.12 on
-    for x, y in zip(xs, ys, strict=True):
-        total += x * y
-    if xs is a:  # a holds floats, which floats() hands back as they are: no gradient for a
-        return total if ys is b else dot(b, a)
-    if ys is b:
-        return Value(total, [*a], [*ys])  # d(total)/d(a[i]) = b[i]
-    return Value(total, [*a, *b], [*ys, *xs])
-
-
-# --- AUTOGRAD DIFFERENCES IN THIS SCRIPT ---
-# None: this is the canonical code of docs/autograd-interface.md. Only training needs it.
-
-
-# === MODEL: a GPT of any width, and a cache that can be taken back ===
-def softmax(logits):
-    """[n] scores -> [n] probabilities."""
-    peak = max(floats(logits))  # a constant: to shift all scores changes no probability
-    exps = [exp(x - peak) for x in logits]  # at most 1, so no score is too large
-    scale = dot(exps, [1.0] * len(exps)) ** -1  # 1 / their sum
-    return [e * scale for e in exps]
-
-
-def linear(x, w):
-    """x [n_in], w [n_out][n_in] -> w x [n_out]."""
-    return [dot(row, x) for row in w]
-
-
-def rmsnorm(x):
-    """[n] -> x / rms(x) [n] (Zhang & Sennrich 2019, eq. 4 without gain; 1e-5 is for x near 0)."""
-    scale = (dot(x, x) * (1 / len(x)) + 1e-5) ** -0.5
-    return [xi * scale for xi in x]
-
-
-def attend(q, keys, values):
-    """softmax(q K^T / sqrt(d)) V for one query of one head (Vaswani et al. 2017, eq. 1).
-
-    q [d], keys and values [t][d] -> output [d], weights [t].
-    """
-    weights = softmax([dot(q, k) * len(q) ** -0.5 for k in keys])
-    return [dot(weights, column) for column in zip(*values)], weights
-
-
-def transformer(model, token_id, pos_id, cache):
-    """Logits [vocab_size] for what follows `token_id` at position `pos_id`: microgpt's gpt().
-
-    Two things differ: the width is that of the model's own vectors, with heads of head_dim numbers,
-    and the loop over its one layer is gone. `cache`: {} or keys and values of earlier positions.
-    """
-    x = rmsnorm([t + p for t, p in zip(model["wte"][token_id], model["wpe"][pos_id])])
-    h = rmsnorm(x)  # into attention
-    q = linear(h, model["attn_wq"])
-    cache.setdefault("keys", []).append(linear(h, model["attn_wk"]))
-    cache.setdefault("values", []).append(linear(h, model["attn_wv"]))
-    heads = []
-    for start in range(0, len(x), head_dim):
-        part = slice(start, start + head_dim)  # this head's share of the numbers
-        keys, values = ([row[part] for row in cache[kind]] for kind in ("keys", "values"))
-        heads += attend(q[part], keys, values)[0]  # [len(x)] when all heads are in
-    x = [a + b for a, b in zip(x, linear(heads, model["attn_wo"]))]
-    h = [relu(hi) for hi in linear(rmsnorm(x), model["mlp_fc1"])]
-    x = [a + b for a, b in zip(x, linear(h, model["mlp_fc2"]))]
-    return linear(x, model["lm_head"])
-
-
-def init_model(vocab_size, n):
-    """Matrices of Values for a model of n numbers per token: Gaussian, in microgpt's order."""
-    shapes = {"wte": (vocab_size, n), "wpe": (block_size, n), "lm_head": (vocab_size, n)}
-    shapes |= {f"attn_{w}": (n, n) for w in ("wq", "wk", "wv", "wo")}
-    shapes |= {"mlp_fc1": (4 * n, n), "mlp_fc2": (n, 4 * n)}
-    return {
-        name: [[Value(random.gauss(0, 0.08)) for _ in range(columns)] for _ in range(rows)]
-        for name, (rows, columns) in shapes.items()
-    }
-
-
-def read(model, tokens, cache):
-    """One call of a model: logits [n][vocab_size] after each of the n tokens new to its cache.
-
-    Here the n positions take n times as long. On a GPU they are one matrix product: reading the
-    weights from memory takes most of the time, and they are read once. So a call over a few known
-    tokens costs about as much as over one, and calls are what the printed table counts.
-    """
-    seen = len(cache["keys"]) if cache else 0
-    return [transformer(model, token, i, cache) for i, token in enumerate(tokens[seen:], seen)]
-
-
-def rewind(cache, length):
-    """Forget everything from position `length` on, as if it had never been read."""
-    for rows in cache.values():
-        del rows[length:]
-
-
-# === TRAINING: both models on the same names, for the same number of steps ===
-def log_prob(model, tokens, given):
-    """log p(tokens | the first `given` of them) in nats: the sum over the others."""
-    total = 0.0
-    for logits, token in zip(read(model, tokens[:-1], {})[given - 1 :], tokens[given:]):
-        total = total + log(softmax(logits)[token])  # chain rule: log of the product of all p
-    return total
-
-
-def cross_entropy(model, tokens):
-    """Mean of -log p(next token), in nats; tokens beyond the context are left out."""
-    tokens = tokens[: block_size + 1]
-    return log_prob(model, tokens, 1) * (-1 / (len(tokens) - 1))
-
-
-def adam_step(params, m, v, step, lr):
-    """One update of params, in place (Kingma & Ba 2015, algorithm 1; step >= 1). Clears grads."""
-    correct1, correct2 = 1 / (1 - beta1**step), 1 / (1 - beta2**step)  # undoes that m, v start at 0
-    for i, p in enumerate(params):
-        m[i] = beta1 * m[i] + (1 - beta1) * p.grad  # which way, on average
-        v[i] = beta2 * v[i] + (1 - beta2) * p.grad * p.grad  # how steep, on average
-        p.data -= lr * m[i] * correct1 / (math.sqrt(v[i] * correct2) + eps_adam)
-        p.grad = 0.0
-
-
-def train(model, names, chars):
-    """Train in place, one name a step; after each step, yield the loss that it started from."""
-    params = [p for matrix in model.values() for row in matrix for p in row]
-    m, v = [0.0] * len(params), [0.0] * len(params)
-    for step in range(num_steps):
-        loss = cross_entropy(model, encode(names[step % len(names)], chars))
-        loss.backward()
-        adam_step(params, m, v, step + 1, learning_rate * (1 - step / num_steps))
-        yield loss.data
-
-
-# === INFERENCE: the same logits, asked in different ways ===
-# First, ways beside softmax to make logits [vocab_size] a distribution of the next token.
-
-
-def ranking(probs):
-    """Token ids, the most probable first; of equals, the smaller id."""
-    return sorted(range(len(probs)), key=lambda i: -probs[i])
-
-
-def keep(probs, kept):
-    """probs with all tokens outside `kept` set to 0, rescaled to sum to 1."""
-    total = math.fsum(probs[i] for i in kept)
-    return [p / total if i in kept else 0.0 for i, p in enumerate(probs)]
-
-
-def greedy(logits):
-    """All on the most probable token. Each step is the best one, the sequence need not be."""
-    return keep(softmax(logits), ranking(logits)[:1])
-
-
-def tempered(logits, t):
-    """softmax(logits / t), that is p^(1/t) renormalised: 1 changes nothing, towards 0 is greedy."""
-    return softmax([x / t for x in logits])
-
-
-def top_k(logits, k):
-    """The k most probable tokens (Fan et al. 2018): unlikely ones are many, and one spoils a name.
-
-    But k is fixed: too many where the model is sure, too few where it is not.
-    """
-    probs = softmax(logits)
-    return keep(probs, ranking(probs)[:k])
-
-
-def top_p(logits, p):
-    """The nucleus (Holtzman et al. 2020): most probable first, only as many as together have p."""
-    probs = softmax(logits)
-    kept, mass = [], 0.0
-    for i in ranking(probs):
-        kept.append(i)
-        mass += probs[i]
-        if mass >= p:
-            break
-    return keep(probs, kept)
-
-
-def draw(weights):
-    """A token id, with a probability in proportion to its weight."""
-    return random.choices(range(len(weights)), weights=weights)[0]
+# === CONSTANTS ===
+temperature = 0.5  # below 1, probable tokens become more probable still
+kept_tokens = 5  # the k of top-k
+kept_probability = 0.8  # the p of top-p
+beam_widths = (2, 4, 8)  # beginnings that a beam keeps, to compare
+main_width = 8  # the one that the results at the end are about
+gammas = (1, 2, 4)  # tokens that the draft model writes per call of the target, to compare
+main_gamma = 2  # the one that the results at the end are about
+target_embd = 16  # numbers per token in the target
+draft_embd = 8  # numbers per token in the draft model
+prompt_letters = 2  # letters that the strategies are given
+num_prompts = 100  # different beginnings of held-out names
+repeats = 3  # texts per prompt, from strategies that draw
+num_draws = 20000  # tokens drawn to see whether speculative sampling is exact
+num_heldout = 200  # names to judge the two models by; no training step sees them
+# read also by the code that is repeated from microgpt
+n_head = 4  # attention heads
+n_layer = 1  # layers of attention and MLP
+block_size = 16  # the context: a text has at most so many tokens, its first boundary included
+num_steps = 1000  # training steps of each model, one name each
+learning_rate = 0.01  # falls linearly to 0
+beta1 = 0.85  # Adam's memory of the gradient
+beta2 = 0.99  # Adam's memory of the squared gradient
+eps_adam = 1e-8  # keeps Adam's division finite
+
+# === BORROWED from microgpt.py: what you need to know of it ===
+# - Tokens are the numbers of letters. encode() turns a name into tokens, with the same boundary
+#   token in front and behind. spell() turns tokens back into letters.
+# - gpt(model, token, position, cache) returns a score (logit) for every possible next token. The
+#   cache is {} at the start of a text. It collects, as {layer: (keys, values)}, what later tokens
+#   need of the earlier ones, with one key and one value per position.
+# - softmax() turns scores into probabilities. Adding the same number to all scores does not change
+#   them. log() is the logarithm of a probability, and treats numbers below 1e-10 as 1e-10.
+# - init_model() makes a model of any width, and train() trains it on names. as_values() prepares
+#   its numbers for training, and as_floats() makes plain and fast numbers of them again.
+# - name_loss() is the mean of -log(probability) over the tokens of a name.
+
+
+# === THE QUESTION: which token comes next? ===
+#
+# A text is a list of tokens. Each strategy below gets a prompt, which is the beginning of a text
+# with a boundary in front, and a function next_probs(tokens), which is the model. It returns the
+# probability of every token to be the next one, [vocab_size]. Each strategy returns the whole text,
+# with the prompt in front.
 
 
 def is_finished(tokens):
-    """The second boundary is the end; so is the end of the context."""
-    return tokens[0] in tokens[1:] or len(tokens) > block_size
+    """Whether a text is at its end: it has a second boundary, or the context is full.
+
+    Every text begins with a boundary, which is the first one.
+    """
+    boundary = tokens[0]
+    return boundary in tokens[1:] or len(tokens) >= block_size
 
 
-# All strategies below take a prompt, tokens that start with a boundary. They return it completed,
-# and for each call of the target the tokens drafted for that call and how many of them it accepted.
-def decode(model, prompt, to_probs):
-    """One token a call, drawn from to_probs(logits): softmax or one of the others above."""
-    tokens, cache, calls = [*prompt], {}, []
+# === GREEDY: the best token each time is not the best text ===
+def most_probable(probs):
+    """The token with the largest probability. Of equal ones, the first."""
+    return probs.index(max(probs))
+
+
+def greedy(next_probs, prompt):
+    """Always append the most probable token.
+
+    Use it where one answer is wanted, and always the same one. A greedy text need not be the most
+    probable text: tiny_tree() is a counterexample.
+    """
+    tokens = list(prompt)
     while not is_finished(tokens):
-        logits = read(model, tokens, cache)[-1]  # after the newest token
-        tokens.append(draw(to_probs(logits)))
-        calls.append(([], 0))  # nobody drafts here
-    return tokens, calls
+        probs = next_probs(tokens)
+        tokens.append(most_probable(probs))
+    return tokens
 
 
-def beam_search(model, prompt, width):
-    """Of all that grows out of the `width` best prefixes, keep the `width` best, and so on.
+def tiny_tree(tokens):
+    """A next_probs made by hand, in place of a trained model. It writes two letters, then ends.
 
-    Best is the largest log-probability. Width 1 is greedy; with no bound on it the search finds the
-    best of all. In between, the prefix of the best sequence, or of greedy's, may drop out.
+        first letter    second letter    probability of the text
+        a  0.6          c  0.4           0.6 * 0.4 = 0.24
+                        d  0.3           0.6 * 0.3 = 0.18
+                        e  0.3           0.6 * 0.3 = 0.18
+        b  0.4          c  0.9           0.4 * 0.9 = 0.36
+                        d  0.1           0.4 * 0.1 = 0.04
+
+    greedy() takes a, because 0.6 > 0.4, and arrives at 0.24. The most probable text is bc, which
+    begins with the less probable letter. Returns the probabilities of a, b, c, d, e and the
+    boundary, in this order.
     """
-    beam, calls = [(0.0, [*prompt], {})], []  # (log-probability, tokens, cache), the best first
-    # To grow only lowers a log-probability: once the first one is finished, none can overtake it.
-    while not is_finished(beam[0][1]):
-        candidates = []
-        for score, tokens, cache in beam:
-            if is_finished(tokens):
-                candidates.append((score, tokens, cache))  # to compete as it is
-                continue
-            probs = softmax(read(model, tokens, cache)[-1])
-            candidates += [(score + log(p), [*tokens, i], cache) for i, p in enumerate(probs)]
-        candidates.sort(key=lambda candidate: -candidate[0])
-        # Children of one prefix share its past but not their future: each gets a copy of the cache.
-        # Production systems share the pages of the past and copy a page when it is written to.
-        beam = [
-            (score, tokens, {kind: [*rows] for kind, rows in cache.items()})
-            for score, tokens, cache in candidates[:width]
-        ]
-        # All prefixes would go through the model as a batch: one call. The search may go on after
-        # its winner is complete, so there are more calls than tokens.
-        calls.append(([], 0))
-    # Each token has its price, so short sequences win. Translation divides the score by
-    # ((5 + length) / 6)^alpha (Wu et al. 2016, eq. 14).
-    return beam[0][1], calls
-
-
-# Speculative decoding: a small model drafts some tokens; the large one reads them all in one call
-# and keeps them as far as it would have said so itself. What comes out has exactly the distribution
-# p of the large model, whatever the q of the small one:
-#     1. Draw x from q. Accept it with probability min(1, p(x) / q(x)).
-#     2. If it was rejected, draw from the residual max(0, p - q), renormalised, instead.
-# Step 1 yields x with probability q(x) min(1, p(x) / q(x)) = min(q(x), p(x)). Missing from p(x) is
-# then max(0, p(x) - q(x)). Step 2 draws in proportion to that, and just often enough: the share
-# rejected, 1 - sum min(q, p), is the sum of all that is missing (Leviathan et al. 2023, A.1).
-# Greedy is a case of it. p and q are each all on one token, so x is accepted if both have the same
-# argmax; if not, the residual is all on the target's.
-
-
-def propose(draft, tokens, cache, to_probs, k):
-    """Up to k tokens [n] to follow `tokens`, and the distributions q [n][V] they were drawn from.
-
-    Fewer if one is a boundary, or if the context would leave the target no room for its own.
-    """
-    drafted, q, boundary = [], [], tokens[0]
-    while len(drafted) < min(k, block_size - len(tokens)) and boundary not in drafted:
-        q.append(to_probs(read(draft, tokens + drafted, cache)[-1]))  # a call for each: it is small
-        drafted.append(draw(q[-1]))
-    return drafted, q
-
-
-def verify(drafted, q, p):
-    """How many of the drafted tokens [n] to accept, and the target's own token to follow those.
-
-    q [n][V]: what they were drawn from; p [n+1][V]: the target's, in the same places and after.
-    """
-    for i, x in enumerate(drafted):
-        if random.random() * q[i][x] >= p[i][x]:  # true with probability 1 - min(1, p(x) / q(x))
-            return i, draw([max(0.0, a - b) for a, b in zip(p[i], q[i])])
-    return len(drafted), draw(p[-1])  # all of them: the call has one more token to give
-
-
-def speculate(target, draft, prompt, to_probs, k):
-    """What decode(target, prompt, to_probs) does, in fewer calls of the target.
-
-    If each draft is accepted independently with probability a, a call yields 1 + a + ... + a^k
-    tokens (eq. 1 of Leviathan et al.). Names yield fewer: they end, and a draft stops at the end.
-    """
-    tokens, target_cache, draft_cache, calls = [*prompt], {}, {}, []
-    while not is_finished(tokens):
-        drafted, q = propose(draft, tokens, draft_cache, to_probs, k)
-        logits = read(target, tokens + drafted, target_cache)[-len(drafted) - 1 :]  # not the prompt
-        accepted, own = verify(drafted, q, [to_probs(row) for row in logits])
-        tokens += drafted[:accepted]
-        if not is_finished(tokens):  # after an accepted boundary there is nothing to add
-            tokens.append(own)
-        for cache in (target_cache, draft_cache):
-            rewind(cache, len(tokens) - 1)  # rejected tokens were read; the newest one was not
-        calls.append((drafted, accepted))
-    return tokens, calls
-
-
-def ways_to_ask(target, draft):
-    """By title: functions from logits to a distribution; strategies, each with: is there chance?"""
-    partial = functools.partial
-    ways = {
-        "greedy": greedy,
-        "plain": softmax,  # what the model believes
-        f"temperature {temperature}": partial(tempered, t=temperature),
-        f"top-k {kept_tokens}": partial(top_k, k=kept_tokens),
-        f"top-p {kept_mass}": partial(top_p, p=kept_mass),
+    following = {
+        "": [0.6, 0.4, 0.0, 0.0, 0.0, 0.0],
+        "a": [0.0, 0.0, 0.4, 0.3, 0.3, 0.0],
+        "b": [0.0, 0.0, 0.9, 0.1, 0.0, 0.0],
     }
-    strategies = {t: (partial(decode, target, to_probs=w), w != greedy) for t, w in ways.items()}
+    end = [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+    return following.get(spell(tokens, "abcde"), end)
+
+
+# === SAMPLING: draw the token, but not every token ===
+def draw(probs):
+    """Draw a token. Each is drawn with its probability."""
+    return random.choices(range(len(probs)), weights=probs)[0]
+
+
+def sampling(next_probs, prompt, change):
+    """Draw each token from change(probs), where probs is what the model says.
+
+    `change` takes and returns probabilities. The four functions below are made for it. Use sampling
+    where different texts are wanted for the same prompt.
+    """
+    tokens = list(prompt)
+    while not is_finished(tokens):
+        probs = next_probs(tokens)
+        tokens.append(draw(change(probs)))
+    return tokens
+
+
+def unchanged(probs):
+    """Plain sampling: draw from what the model says."""
+    return probs
+
+
+def with_temperature(probs, t):
+    """softmax(logits / t): every probability to the power of 1 / t, rescaled to sum to 1.
+
+    With t = 0.5, probabilities are squared: 0.8 and 0.2 become 0.64 and 0.04, and after rescaling
+    0.94 and 0.06. With t = 1 nothing changes. Towards t = 0 this becomes greedy(). With a t above
+    1, the probabilities get closer to each other. No token is ruled out.
+
+    The log probabilities can stand for the logits here, because they are the logits minus the same
+    number for all tokens, and softmax() is not changed by that.
+    """
+    return softmax([log(p) / t for p in probs])
+
+
+def ranking(probs):
+    """All tokens, the most probable first. Of equal ones, the one with the smaller number first."""
+    return sorted(range(len(probs)), key=lambda token: -probs[token])
+
+
+def rescale(numbers):
+    """Divide numbers by their sum, so that they sum to 1. ZeroDivisionError if all are 0."""
+    total = math.fsum(numbers)
+    return [x / total for x in numbers]
+
+
+def keep(probs, kept):
+    """Set the probability of all tokens outside `kept` to 0, and rescale the others."""
+    return rescale([p if token in kept else 0.0 for token, p in enumerate(probs)])
+
+
+def top_k(probs, k):
+    """Draw only from the k most probable tokens.
+
+    Each improbable token is drawn rarely, but they are many, and one of them spoils a name. So they
+    are ruled out. The weakness is that k is the same everywhere: too large where the model is sure
+    of the next token, and too small where many tokens would do.
+    """
+    return keep(probs, ranking(probs)[:k])
+
+
+def top_p(probs, p):
+    """Draw only from the most probable tokens that have the probability p together.
+
+    These tokens are called the nucleus: take tokens, the most probable first, and stop as soon as
+    their probabilities sum to p or more. So the number of tokens adapts to the model. With p = 0.8:
+
+        probabilities                      nucleus
+        0.9   0.05  0.03  0.02             the first token, because 0.9 >= 0.8
+        0.3   0.25  0.2   0.15  0.1        the first four, because 0.75 < 0.8 and 0.9 >= 0.8
+    """
+    nucleus = []
+    total = 0.0
+    for token in ranking(probs):
+        nucleus.append(token)
+        total += probs[token]
+        if total >= p:
+            break
+    return keep(probs, nucleus)
+
+
+# === SEARCH: keep several beginnings open, and find more probable texts ===
+#
+# A beginning is a text that may still grow, or that is finished. log_prob is the sum of the log
+# probabilities of its tokens after the prompt. (The probability itself is a product, which would
+# soon be too small for a float.)
+Beginning = collections.namedtuple("Beginning", "tokens log_prob")
+
+
+def beam_search(next_probs, prompt, width):
+    """Keep the `width` most probable beginnings, extend them by every token, and keep again.
+
+    In tiny_tree(), a beam of width 2 keeps a (0.6) and b (0.4). Extended, they become ac (0.24), ad
+    (0.18), ae (0.18), bc (0.36) and bd (0.04). The beam keeps bc and ac, and bc is the result.
+
+    Use it where a prompt has few good answers, as in translation. With width 1 it is greedy(). With
+    a larger width it may still return a less probable text than greedy(): the beginning of the
+    greedy text is dropped as soon as `width` others look better, and what they come to may be
+    worse. The run counts how often this happens.
+    """
+    beam = [Beginning(list(prompt), 0.0)]  # the most probable one first
+    # Every further token makes a beginning less probable. So once the most probable one is
+    # finished, no other can overtake it.
+    while not is_finished(beam[0].tokens):
+        candidates = []
+        for beginning in beam:
+            tokens, log_p = beginning
+            if is_finished(tokens):
+                candidates.append(beginning)  # stays, as long as it is among the best
+                continue
+            for token, p in enumerate(next_probs(tokens)):
+                candidates.append(Beginning(tokens + [token], log_p + log(p)))
+        candidates.sort(key=lambda candidate: candidate.log_prob, reverse=True)
+        beam = candidates[:width]
+    return beam[0].tokens
+
+
+def exact_search(next_probs, beginning, best):
+    """The most probable of all texts that start with this beginning, or `best` if none beats it.
+
+    The search goes into depth. It turns back where a beginning is no more probable than `best`, the
+    most probable finished text known so far, because it can only become less probable (after
+    Stahlberg & Byrne 2019). Both arguments are Beginnings, and so is the result. With 27 tokens and
+    short names this is quick. With the 50,000 tokens and the long texts of a large model it is
+    not, so beam search is used there.
+
+    What the search finds is a warning: the most probable completion of a prompt is often to stop at
+    once (after 54 to 76 of 100 prompts, with five seeds). Few names end after two letters. But the
+    names that go on are so many that often none of them is as probable as the end. Beam search
+    rarely returns the end, because it drops it: at first, more probable letters fill the beam. So
+    beam search writes whole names because it is a poor search. Translation systems divide the log
+    probability by a function of the length, so that short texts have no such advantage (Wu et al.
+    2016, eq. 14).
+    """
+    tokens, log_p = beginning
+    if log_p <= best.log_prob:
+        return best
+    if is_finished(tokens):
+        return beginning
+    probs = next_probs(tokens)
+    for token in ranking(probs):
+        extended = Beginning(tokens + [token], log_p + log(probs[token]))
+        best = exact_search(next_probs, extended, best)
+    return best
+
+
+# === SPECULATIVE GREEDY: what greedy writes, in fewer calls of the large model ===
+#
+# A transformer that reads a text computes, in one call, what may follow each of its positions.
+# Whoever writes token by token uses only the last of these answers. But suppose that somebody has
+# drafted the next few tokens already. Then one call over the text with the drafted tokens behind it
+# tells for every one of them what the model would have written in its place. On a GPU, a call
+# over a few known tokens takes about as long as a call over one (Chen et al. 2023). In plain
+# Python it does not, so this script counts calls and does not measure time.
+#
+# A smaller model drafts the tokens, because its calls cost less. Here it has learned from the same
+# names as the target. The text comes out right however bad the drafted tokens are. The better they
+# are, the more of them are accepted, and the fewer calls of the target are needed.
+
+# A call of the target: the tokens that were drafted for it, how many of these were accepted, and
+# all tokens that were written to the text thanks to this call.
+Call = collections.namedtuple("Call", "drafted accepted written")
+
+
+def speculative_greedy(target, draft, prompt, gamma):
+    """The text of greedy(target, prompt), and the list of the calls of the target that it took.
+
+    target and draft are the next_probs of two models with the same tokens. At most gamma tokens
+    are drafted for each call.
+    """
+    tokens = list(prompt)
+    calls = []
+    while not is_finished(tokens):
+        # 1. The draft model writes tokens, as greedy() does.
+        drafted = []
+        while len(drafted) < gamma and not is_finished(tokens + drafted):
+            probs = draft(tokens + drafted)
+            drafted.append(most_probable(probs))
+
+        # 2. One call of the target: own[i] is the token that it takes after i drafted tokens.
+        own = []
+        for i in range(len(drafted) + 1):
+            probs = target(tokens + drafted[:i])
+            own.append(most_probable(probs))
+
+        # 3. Accept up to the first drafted token that the target would not have taken. The tokens
+        # behind that one are of no use, because they continue a text that is not written.
+        accepted = 0
+        while accepted < len(drafted) and drafted[accepted] == own[accepted]:
+            accepted += 1
+
+        # 4. Add the target's own token. If one was rejected, it takes its place. If all were
+        # accepted, it is one token more. So every call writes at least one token.
+        written = drafted[:accepted]
+        if not is_finished(tokens + written):
+            written.append(own[accepted])
+        tokens += written
+        calls.append(Call(drafted, accepted, written))
+    return tokens, calls
+
+
+# === SPECULATIVE SAMPLING: a token drawn from q becomes a token drawn from p ===
+#
+# If the target draws its tokens, there is not one right token to compare a drafted one with. The
+# drafted token x was drawn from q, the distribution of the draft model. It has to become a token
+# that is distributed like p, as if the target had drawn it. Where q(x) is larger than p(x), x is
+# drafted too often. So some of these x are rejected, and replaced by tokens that are drafted too
+# rarely. An example with three tokens:
+#
+#     x     p(x)  q(x)  accepted with       drafted and accepted  missing     replacement
+#     a     0.4   0.3   1                   0.3                   0.1         0.1 / 0.4 = 0.25
+#     b     0.2   0.6   0.2 / 0.6 = 0.333   0.6 * 0.333 = 0.2     0           0
+#     c     0.4   0.1   1                   0.1                   0.3         0.3 / 0.4 = 0.75
+#     sum   1     1                         0.6                   0.4         1
+#
+# 0.6 of the drafted tokens are accepted, and 0.4 are rejected and replaced. So a comes out with
+# 0.3 + 0.4 * 0.25 = 0.4, b with 0.2 + 0.4 * 0 = 0.2, and c with 0.1 + 0.4 * 0.75 = 0.4. This is p.
+#
+# It is always so (Leviathan et al. 2023, appendix A.1). These are probabilities, of any token x:
+#
+#     drafted and accepted          q(x) * min(1, p(x) / q(x)) = min(q(x), p(x))
+#     missing from p(x)             p(x) - min(q(x), p(x)) = max(0, p(x) - q(x))
+#     rejected, whichever it was    1 - sum of all min(q(x), p(x)). Call it R. The sum of all p(x)
+#                                   is 1, so R is also the sum of all that is missing
+#     rejected and replaced by x    R * (missing from p(x) / R) = missing from p(x)
+#     both together                 min(q(x), p(x)) + missing from p(x) = p(x)
+#
+# It would be wrong to draw the replacement from p. In the example b would come out with 0.2 + 0.4 *
+# 0.2 = 0.28 instead of 0.2, and c with 0.1 + 0.4 * 0.4 = 0.26 instead of 0.4.
+
+
+def acceptance(x, q, p):
+    """The probability to accept a token x that was drawn from q: min(1, p(x) / q(x))."""
+    return min(1.0, p[x] / q[x])
+
+
+def residual(q, p):
+    """The distribution of the replacement: max(0, p(x) - q(x)), rescaled to sum to 1."""
+    missing = [max(0.0, p_x - q_x) for p_x, q_x in zip(p, q)]
+    return rescale(missing)
+
+
+def accept_or_replace(x, q, p):
+    """Turn a token x that was drawn from q into a token that is distributed like p.
+
+    If x is accepted, the result is x. If not, the result is another token: x can be rejected only
+    if p(x) < q(x), and then x is not missing, so that its residual is 0.
+    """
+    if random.random() < acceptance(x, q, p):
+        return x
+    return draw(residual(q, p))
+
+
+def speculative_sampling(target, draft, prompt, gamma):
+    """A text with the distribution of sampling(target, prompt, unchanged), and the target's calls.
+
+    Each part of the loop does for drawn tokens what it does in speculative_greedy(). For any other
+    kind of sampling, change the probabilities of both models before they come here.
+
+    If each examined token were accepted with the same probability alpha, independently, a call
+    would write 1 + alpha + alpha^2 + ... + alpha^gamma tokens on average (Leviathan et al. 2023,
+    eq. 1). Here it writes fewer, because drafting stops where the name ends.
+    """
+    tokens = list(prompt)
+    calls = []
+    while not is_finished(tokens):
+        # 1. The draft model draws tokens. q[i] is the distribution that drafted[i] was drawn from.
+        drafted = []
+        q = []
+        while len(drafted) < gamma and not is_finished(tokens + drafted):
+            q.append(draft(tokens + drafted))
+            drafted.append(draw(q[-1]))
+
+        # 2. One call of the target: p[i] is its distribution after i drafted tokens.
+        p = []
+        for i in range(len(drafted) + 1):
+            p.append(target(tokens + drafted[:i]))
+
+        # 3. Accept up to the first drafted token that is rejected, and replace that one. The tokens
+        # behind it were drafted for another text.
+        accepted = 0
+        written = []
+        for i, x in enumerate(drafted):
+            token = accept_or_replace(x, q[i], p[i])
+            written.append(token)
+            if token != x:
+                break
+            accepted += 1
+
+        # 4. If all were accepted, the target's own draw is one token more.
+        if accepted == len(drafted) and not is_finished(tokens + written):
+            written.append(draw(p[-1]))
+        tokens += written
+        calls.append(Call(drafted, accepted, written))
+    return tokens, calls
+
+
+# === THE MODELS: a GPT that answers the question ===
+class Reader:
+    """A GPT of floats that can be asked about any text, and remembers all of its answers.
+
+    gpt() reads one token at a time, and needs the cache of the tokens before. A Reader keeps the
+    cache of every text that it was asked about. So to ask about a text that is one token longer
+    takes one gpt(), for each strategy alike, and to ask again takes none. A production system keeps
+    only the caches of open texts, and removes rejected tokens from a cache again.
+    """
+
+    def __init__(self, model):
+        self.model = model
+        self.answers = {}  # {tokens of a text: (probabilities of the next token, cache)}
+
+    def next_probs(self, tokens):
+        """The probability of every token to follow these tokens, [vocab_size]."""
+        probs, _ = self.answer(tuple(tokens))
+        return probs
+
+    def answer(self, text):
+        """(probabilities of the next token, cache) for a text, which is a tuple of tokens."""
+        if text not in self.answers:
+            cache = {}
+            if len(text) > 1:
+                _, shared = self.answer(text[:-1])
+                # gpt() will append to these lists. Other texts that begin in the same way need
+                # them as they are, so this text gets copies.
+                for layer, (keys, values) in shared.items():
+                    cache[layer] = (list(keys), list(values))
+            logits = gpt(self.model, text[-1], len(text) - 1, cache)
+            self.answers[text] = (softmax(logits), cache)
+        return self.answers[text]
+
+
+def train_model(title, n_embd, names, chars):
+    """Train a GPT of this width on the first names, show the progress, and return it in floats."""
+    print(f"\nTraining the {title} on {num_steps} names:")
+    model = as_values(init_model(len(chars) + 1, n_embd))
+    show_training(train(model, names, chars), num_steps)
+    return as_floats(model)
+
+
+def heldout_names(names):
+    """The names after the training names, each of them once, that are no training names as well."""
+    trained = set(names[:num_steps])
+    return [name for name in dict.fromkeys(names) if name not in trained]
+
+
+def make_prompts(names, chars):
+    """Prompts: a boundary and the first letters of each name. Each prompt occurs once."""
+    different = dict.fromkeys(name[:prompt_letters] for name in names)
+    return [encode(letters, chars)[:-1] for letters in different]  # without the final boundary
+
+
+def ways_to_change():
+    """The ways to change probabilities before drawing: {title: function for sampling()}."""
+    return {
+        "plain": unchanged,
+        "temperature": lambda probs: with_temperature(probs, temperature),
+        "top-k": lambda probs: top_k(probs, kept_tokens),
+        "top-p": lambda probs: top_p(probs, kept_probability),
+    }
+
+
+def write_all(next_probs, prompts):
+    """The texts of every strategy that needs one model: {title: texts}.
+
+    There is one text per prompt. Strategies that draw write several: one for each prompt, then
+    another one for each.
+    """
+    texts = {"greedy": [greedy(next_probs, prompt) for prompt in prompts]}
+    for title, change in ways_to_change().items():
+        texts[title] = [sampling(next_probs, prompt, change) for prompt in prompts * repeats]
     for width in beam_widths:
-        strategies[f"beam {width}"] = partial(beam_search, target, width=width), False
-    drafting = partial(speculate, target, draft)
-    for k in draft_lens:
-        strategies[f"greedy, draft {k}"] = partial(drafting, to_probs=greedy, k=k), False
-    # Any way will do, and for the draft even another: that costs acceptance, not exactness.
-    strategies[f"plain, draft {draft_len}"] = partial(drafting, to_probs=softmax, k=draft_len), True
-    return ways, strategies
+        texts[f"beam {width}"] = [beam_search(next_probs, prompt, width) for prompt in prompts]
+    return texts
 
 
-def distance(p, q):
-    """Total variation of two distributions: 1 - sum min(p, q), the share rejected."""
-    return 0.5 * math.fsum(abs(a - b) for a, b in zip(p, q))
+def speculate_all(strategy, target, draft, prompts):
+    """{gamma: [(tokens, calls) for each prompt]} of a speculative strategy."""
+    results = {}
+    for gamma in gammas:
+        results[gamma] = [strategy(target, draft, prompt, gamma) for prompt in prompts]
+    return results
 
 
-def redrawn_from_p(p, q):
-    """The tempting mistake, p for the residual: tokens with q < (1 - distance) p stay too rare."""
-    return [min(a, b) + distance(p, q) * a for a, b in zip(p, q)]
+# === HOW GOOD IS IT: how probable, how different, how real, and in how many calls ===
+def count_params(model):
+    """How many numbers a model has."""
+    return sum(len(matrix) * len(matrix[0]) for matrix in model.values())
 
 
-def try_out(p, q, n):
-    """Shares [V] of n tokens drawn from p with a draft from q, and of n drawn from p directly."""
-    by_rejection = []
-    for _ in range(n):
-        x = draw(q)
-        accepted, own = verify([x], [q], [p, p])  # the second p, for a further token, is not used
-        by_rejection.append(x if accepted else own)
-    directly = [draw(p) for _ in range(n)]
-    return [[tokens.count(i) / n for i in range(len(p))] for tokens in (by_rejection, directly)]
+def heldout_loss(model, names, chars):
+    """The mean of name_loss() over num_heldout names that no training step has seen."""
+    return mean([name_loss(model, encode(name, chars)) for name in names[:num_heldout]])
+
+
+def log_prob(next_probs, tokens, given):
+    """log p(tokens | the first `given` of them), in nats, the unit of the natural logarithm."""
+    total = 0.0
+    for position in range(given, len(tokens)):
+        probs = next_probs(tokens[:position])
+        total += log(probs[tokens[position]])
+    return total
+
+
+def log_probs_of(next_probs, texts):
+    """log_prob() of each text, given its prompt: a boundary and prompt_letters letters."""
+    return [log_prob(next_probs, tokens, prompt_letters + 1) for tokens in texts]
+
+
+def count_below(log_probs, greedy_log_probs):
+    """How many texts are less probable than the greedy text of their prompt.
+
+    There may be several texts per prompt: first one for each prompt, then another one for each.
+    """
+    count = 0
+    for i, x in enumerate(log_probs):
+        if x < greedy_log_probs[i % len(greedy_log_probs)]:
+            count += 1
+    return count
+
+
+def different_per_prompt(texts, prompts):
+    """How many different texts there are per prompt. greedy() always has 1."""
+    different = {tuple(tokens) for tokens in texts}
+    return len(different) / len(prompts)
+
+
+def real_share(texts, names, chars):
+    """The share of texts that are names of the list."""
+    known_names = set(names)
+    return mean([spell(tokens, chars) in known_names for tokens in texts])
 
 
 def is_valid(tokens, prompt, vocab_size):
-    """They are tokens, go on from the prompt, and end where a sequence has to, no sooner."""
-    fits = tokens[: len(prompt)] == prompt and set(tokens) <= set(range(vocab_size))
-    return fits and is_finished(tokens) and not is_finished(tokens[:-1])
+    """Whether a text consists of tokens, continues the prompt, and ends where it has to."""
+    continues = tokens[: len(prompt)] == prompt and set(tokens) <= set(range(vocab_size))
+    return continues and is_finished(tokens) and not is_finished(tokens[:-1])
 
 
-def evaluate(target, strategy, prompts):
-    """Complete each of the prompts; what came of it, as a dict. The judge is always the target."""
-    outputs, calls = zip(*[strategy(prompt) for prompt in prompts])
-    all_calls = list(itertools.chain(*calls))
-    proposed = sum(len(drafted) for drafted, _ in all_calls)
-    return {
-        "outputs": outputs,
-        "calls": calls,
-        "invalid": sum(not is_valid(t, p, len(target["wte"])) for t, p in zip(outputs, prompts)),
-        "log_probs": [log_prob(target, t, len(p)) for t, p in zip(outputs, prompts)],
-        "unique": len(set(map(tuple, outputs))) / len(set(map(tuple, prompts))),  # for each prompt
-        "acceptance": sum(accepted for _, accepted in all_calls) / max(1, proposed),
-        "tokens_per_call": (sum(map(len, outputs)) - sum(map(len, prompts))) / len(all_calls),
-        "drafts_per_call": proposed / len(all_calls),  # each is a call of the draft
-    }
+def count_invalid(texts, prompts, vocab_size):
+    """How many texts of {title: texts} are not valid. There may be several texts per prompt."""
+    count = 0
+    for written in texts.values():
+        for i, tokens in enumerate(written):
+            if not is_valid(tokens, prompts[i % len(prompts)], vocab_size):
+                count += 1
+    return count
 
 
-# === OUTPUT: progress, tables, drawings, results ===
-def show_progress(step, num_steps, loss, started):
-    """Rewrite one line on a terminal; in a pipe, print the first steps and every tenth of them."""
-    spent = time.perf_counter() - started
-    left = spent * (num_steps / step - 1)
-    line = f"step {step:4d}/{num_steps}  loss {loss:.5f}  {spent:5.1f} s, {left:5.1f} s left"
-    if os.isatty(1):  # somebody watches
-        print(f"\r{line} ", end="\n" if step == num_steps else "")
-    elif step <= 3 or step % max(1, num_steps // 10) == 0:
-        print(line)
+def search_all(next_probs, prompts, beam_texts):
+    """The most probable text of each prompt, as a Beginning. The search starts from beam search."""
+    best = []
+    for prompt, tokens in zip(prompts, beam_texts, strict=True):
+        found = Beginning(tokens, log_prob(next_probs, tokens, len(prompt)))
+        best.append(exact_search(next_probs, Beginning(prompt, 0.0), found))
+    return best
 
 
-def mean(values):
-    return math.fsum(values) / len(values)  # fsum rounds once, so alike on every Python
+def count_empty(best):
+    """How many of these texts end at once, so that only a boundary follows the prompt."""
+    return sum(len(text.tokens) == prompt_letters + 2 for text in best)
 
 
-def show_ways(ways, logits, chars):
-    """Print the distributions that the next token would be drawn from, in percent."""
-    letters, columns, rest = [*chars, "."], ranking(logits)[:12], ranking(logits)[12:]
-    print(f"{'':16}" + "".join(f"{letters[i]:>4}" for i in columns) + "  others")
-    for title, way in ways.items():
-        percent = [100 * p for p in way(logits)]
-        cells = "".join(f"{percent[i]:4.0f}" if percent[i] else "   -" for i in columns)
-        print(f"{title:<16}{cells}{math.fsum(percent[i] for i in rest):8.0f}")
+Savings = collections.namedtuple("Savings", "per_drafted per_examined tokens_per_call gain")
 
 
-def show_strategies(found, real, chars, draft_cost):
-    """Print a line for each strategy, with its outputs for the first three prompts."""
-    print("\nlog-prob: of a completion, nats; below: share below greedy's; real: share in the list")
-    print(f"unique: outputs a prompt; gain: tokens/call if a draft costs {draft_cost:.2f} calls")
-    print("strategy         log-prob  below  unique  real  tokens/call  accepted  gain  output")
-    greedily = found["greedy"]["log_probs"]
-    for title, result in found.items():
-        names = [spell(tokens, chars) for tokens in result["outputs"]]
-        scores, known = result["log_probs"], mean([name in real for name in names])
-        below = mean([a < b for a, b in zip(scores, itertools.cycle(greedily))])
-        tokens, drafts = result["tokens_per_call"], result["drafts_per_call"]
-        accepted = f"{result['acceptance']:.2f}" if drafts else "-"
-        numbers = (
-            f"{mean(scores):9.2f}{below:7.2f}{result['unique']:8.2f}{known:6.2f}{tokens:13.2f}"
-        )
-        gain = tokens / (1 + draft_cost * drafts)
-        print(f"{title:<16}{numbers}{accepted:>10}{gain:6.2f}  {' '.join(names[:3])}")
+def savings_of(results, cost):
+    """What speculative decoding saves, from [(tokens, calls)] of several prompts. Returns Savings.
+
+    `cost` is that of a call of the draft model, if a call of the target costs 1.
+
+        per_drafted      accepted tokens / drafted tokens
+        per_examined     accepted tokens / examined tokens. Drafted tokens behind a rejected one are
+                         not examined. This is the acceptance rate of Leviathan et al. (2023)
+        tokens_per_call  tokens written per call of the target. Without drafts it would be 1
+        gain             tokens written / cost of all calls of both models. Without drafts it would
+                         be 1. (Their theorem 3.8 estimates the tokens per call by the acceptance
+                         rate. Here they are counted.)
+
+    How much is accepted differs between pairs of models that were trained in the same way. With
+    five seeds and gamma 2, speculative_greedy() had 0.69 to 0.97 per drafted token, and 0.79 to
+    0.99 per examined token.
+    """
+    num_calls = 0
+    drafted = 0
+    examined = 0
+    accepted = 0
+    written = 0
+    for _, calls in results:
+        for call in calls:
+            num_calls += 1
+            drafted += len(call.drafted)
+            accepted += call.accepted
+            # Examined are the accepted ones and the rejected one behind them, if there is one.
+            examined += min(call.accepted + 1, len(call.drafted))
+            written += len(call.written)
+    return Savings(
+        per_drafted=accepted / drafted,
+        per_examined=accepted / examined,
+        tokens_per_call=written / num_calls,
+        gain=written / (num_calls + cost * drafted),
+    )
 
 
-def draw_cost(title, model, tokens, given, chars):
-    """Print a sequence, its log-probability, and a bar in which each token fills what it costs."""
-    costs = [-log_prob(model, tokens[: end + 1], end) for end in range(given, len(tokens))]
-    letters = [[*chars, "."][i] for i in tokens[given:]]
-    bar = "".join(letter * round(10 * cost) for letter, cost in zip(letters, costs))
-    print(f"{title:<8}{spell(tokens, chars):<10}{-math.fsum(costs):6.2f}  {bar}")
+def texts_of(speculations):
+    """{gamma: texts} of {gamma: results}, the results of speculate_all()."""
+    texts = {}
+    for gamma, results in speculations.items():
+        texts[gamma] = [tokens for tokens, _ in results]
+    return texts
 
 
-def draw_calls(prompt, tokens, calls, chars):
-    """Print a sequence call by call: accepted drafts, (rejected ones), the target's IN CAPITALS."""
-    letters, end, parts = [*chars, "."], len(prompt), [spell(prompt, chars)]
-    for drafted, accepted in calls:
-        drafts = "".join(letters[i] for i in drafted)
-        rejected = f"({drafts[accepted:]})" if drafts[accepted:] else ""
-        end += accepted + 1  # beyond the last token, if that is an accepted boundary
-        own = "".join(letters[i] for i in tokens[end - 1 : end]).upper()
-        parts.append(drafts[:accepted] + rejected + own)
-    print("  " + " | ".join(parts))
+def count_changed(texts, greedy_texts):
+    """How many texts of {gamma: texts} are not the greedy text of their prompt."""
+    count = 0
+    for written in texts.values():
+        for tokens, expected in zip(written, greedy_texts, strict=True):
+            if tokens != expected:
+                count += 1
+    return count
 
 
-def draw_distributions(columns, chars):
-    """Print distributions [V] side by side, for the tokens that are likeliest in the first."""
-    print("\n   " + "".join(f"{title:<19}" for title in columns).rstrip())
-    for i in ranking(next(iter(columns.values())))[:8]:
-        bars = [f"{p[i]:.3f} {'*' * round(25 * p[i])}" for p in columns.values()]
-        print(f"{(chars + ['.'])[i]}  " + "".join(f"{bar:<19}" for bar in bars).rstrip())
+def distance(p, q):
+    """How different two distributions are: half the sum of all |p(x) - q(x)|, between 0 and 1.
+
+    It is called the total variation. It is also the probability that a token drawn from q is
+    rejected, which is the sum of all max(0, p(x) - q(x)).
+    """
+    return 0.5 * math.fsum(abs(p_x - q_x) for p_x, q_x in zip(p, q))
 
 
-def print_results(rows):
-    """Print the results, one a line: name, value, and the bound that the tests hold it to."""
-    print("\n=== results ===")
-    for name, value, criterion in rows:
-        value = f"{value:.4f}" if isinstance(value, float) else value
-        print(f"{name:<26}{value:<9}{criterion}".rstrip())
+def most_different(target, draft, prompts):
+    """The prompt after which the two models differ most, so that most tokens are rejected."""
+    return max(prompts, key=lambda prompt: distance(target(prompt), draft(prompt)))
 
 
-def result_rows(found, p, q, by_rejection, directly):
-    """Rows for print_results(): of the strategies, then of the draws of one token."""
-    greedily, beam = found["greedy"], found[f"beam {beam_width}"]
-    speculated, sampled = (found[f"{way}, draft {draft_len}"] for way in ("greedy", "plain"))
-    beam_bound = f"> {mean(greedily['log_probs']) + 0.1:.4f}"
-    losses = sum(a < b for a, b in zip(beam["log_probs"], greedily["log_probs"]))
-    changes = sum(a != b for a, b in zip(speculated["outputs"], greedily["outputs"]))
-    return [
-        ("invalid_outputs", sum(result["invalid"] for result in found.values()), "== 0"),
-        ("greedy_log_prob", mean(greedily["log_probs"]), ""),
-        ("beam_log_prob", mean(beam["log_probs"]), beam_bound),
-        ("beam_losses", losses, ""),
-        # For each prompt, of num_draws; greedy would say the same thing every time: 1.
-        ("top_k_unique", found[f"top-k {kept_tokens}"]["unique"], "> 2"),
-        ("top_p_unique", found[f"top-p {kept_mass}"]["unique"], "> 2"),
-        ("speculative_changes", changes, "== 0"),
-        ("acceptance_rate", speculated["acceptance"], "> 0.5"),
-        ("tokens_per_target_call", speculated["tokens_per_call"], "> 1.5"),
-        ("sampling_acceptance_rate", sampled["acceptance"], ""),
-        ("sampling_tokens_per_call", sampled["tokens_per_call"], "> 1.5"),
-        # The first two are exact, the others of draws: direct_distance is their noise.
-        ("draft_distance", distance(p, q), "> 0.05"),
-        ("naive_distance", distance(p, redrawn_from_p(p, q)), ""),
-        ("direct_distance", distance(p, directly), ""),
-        ("rejection_distance", distance(p, by_rejection), "< 0.03"),
-    ]
+def shares(tokens, vocab_size):
+    """How often each token is among these tokens, as shares [vocab_size]."""
+    counts = collections.Counter(tokens)
+    return [counts[token] / len(tokens) for token in range(vocab_size)]
+
+
+def speculated_shares(q, p, n):
+    """The shares [vocab_size] of n tokens that were drawn from q, and accepted or replaced."""
+    return shares([accept_or_replace(draw(q), q, p) for _ in range(n)], len(p))
+
+
+def direct_shares(p, n):
+    """The shares [vocab_size] of n tokens that were drawn from p. They differ from p by chance."""
+    return shares([draw(p) for _ in range(n)], len(p))
 
 
 # === MAIN ===
 def main():
     started = time.perf_counter()
     random.seed(42)
+    show_tiny_examples()
+
+    # Two models, trained on the same names. The prompts are beginnings of names that neither saw.
     names = load_names()
     random.shuffle(names)
-    chars = sorted(set("".join(names)))  # the boundary is one more token
-    trained = set(names[:num_steps])  # a set, as some stand in the list twice
-    heldout = [name for name in dict.fromkeys(names) if name not in trained]
-    models, rows = [], []
-    for title, n_embd in (("target", target_embd), ("draft", draft_embd)):
-        model = init_model(len(chars) + 1, n_embd)
-        num_params = sum(len(matrix) * len(matrix[0]) for matrix in model.values())
-        print(f"The {title}, {num_params} parameters, on {num_steps} names:")
-        began = time.perf_counter()
-        for step, loss in enumerate(train(model, names, chars), 1):
-            show_progress(step, num_steps, loss, began)
-        model = {key: [floats(row) for row in matrix] for key, matrix in model.items()}
-        losses = [cross_entropy(model, encode(name, chars)) for name in heldout[:num_heldout]]
-        rows += [(f"{title}_params", num_params, ""), (f"{title}_heldout_loss", mean(losses), "")]
-        models.append(model)
-    target, draft = models
+    chars = sorted(set("".join(names)))
+    heldout = heldout_names(names)
+    target_model = train_model("target", target_embd, names, chars)
+    draft_model = train_model("draft model", draft_embd, names, chars)
+    show_models({"target": target_model, "draft model": draft_model}, heldout, chars)
+    target = Reader(target_model).next_probs
+    draft = Reader(draft_model).next_probs
 
-    prompts = [encode(start, chars)[:-1] for start in dict.fromkeys(name[:2] for name in heldout)]
-    prompts = prompts[:num_prompts]  # each of them once
-    ways, strategies = ways_to_ask(target, draft)
-    print(f"\nAfter '{spell(prompts[0], chars)}', in percent (. ends a name, - is exactly 0):")
-    show_ways(ways, read(target, prompts[0], {})[-1], chars)
-    found = {}
-    for title, (strategy, is_random) in strategies.items():
-        found[title] = evaluate(target, strategy, prompts * (num_draws if is_random else 1))
-    size = {name: value for name, value, _ in rows}  # a draft's cost by that: weights to be read
-    show_strategies(found, set(names), chars, size["draft_params"] / size["target_params"])
+    # What does each strategy make of the same prompts?
+    prompts = make_prompts(heldout, chars)[:num_prompts]
+    show_changes(target(prompts[0]), prompts[0], chars)
+    texts = write_all(target, prompts)
+    log_probs = {title: log_probs_of(target, texts[title]) for title in texts}
+    show_strategies(texts, log_probs, prompts, names, chars)
 
-    both = {title: found[title] for title in ("greedy", f"beam {beam_width}")}
-    gains = [b - a for a, b in zip(*(result["log_probs"] for result in both.values()))]
-    i = gains.index(max(gains))
-    print(f"\nThe largest gain of beam {beam_width}; a letter stands for 0.1 nats of its own cost:")
-    for title, result in both.items():
-        draw_cost(title, target, result["outputs"][i], len(prompts[i]), chars)
-    print(f"\nUp to {draft_len} drafts a call: accepted, (rejected), the target's OWN; . ends it:")
-    speculated = found[f"greedy, draft {draft_len}"]
-    for i, prompt in enumerate(prompts[:6]):
-        draw_calls(prompt, speculated["outputs"][i], speculated["calls"][i], chars)
+    # What would be the most probable text?
+    beam = f"beam {main_width}"
+    best = search_all(target, prompts, texts[beam])
+    show_best(best, texts[beam], log_probs[beam], chars)
 
-    pairs = [[softmax(read(model, t, {})[-1]) for model in (target, draft)] for t in prompts]
-    i, (p, q) = max(enumerate(pairs), key=lambda pair: distance(*pair[1]))  # most are rejected
-    by_rejection, directly = try_out(p, q, num_trials)
-    print(f"\nAfter '{spell(prompts[i], chars)}', where they differ most: {num_trials} draws")
-    columns = {"target": p, "draft": q, "by rejection": by_rejection, "directly": directly}
-    draw_distributions(columns | {"p for residual": redrawn_from_p(p, q)}, chars)
-    rows += result_rows(found, p, q, by_rejection, directly)
-    print_results([*rows, ("runtime_seconds", time.perf_counter() - started, "< 420")])
+    # How many calls of the target does speculative decoding save? Are the texts still the same?
+    greedily = speculate_all(speculative_greedy, target, draft, prompts)
+    drawn = speculate_all(speculative_sampling, target, draft, prompts * repeats)
+    cost = count_params(draft_model) / count_params(target_model)
+    show_calls(greedily[gammas[-1]], prompts, chars)
+    show_savings({"greedy": greedily, "sampling": drawn}, cost)
+    savings = savings_of(greedily[main_gamma], cost)
+
+    # Does a token drawn from q become one drawn from p? Look where p and q differ most.
+    prompt = most_different(target, draft, prompts)
+    p = target(prompt)
+    q = draft(prompt)
+    speculated = speculated_shares(q, p, num_draws)
+    show_distributions(p, q, speculated, direct_shares(p, num_draws), prompt, chars)
+    print_results(
+        [
+            ("invalid_texts", count_invalid(texts | texts_of(drawn), prompts, len(p)), "== 0"),
+            ("greedy_log_prob", mean(log_probs["greedy"]), ""),
+            ("beam_log_prob", mean(log_probs[beam]), f"> {mean(log_probs['greedy']) + 0.1:.4f}"),
+            ("beam_losses", count_below(log_probs[beam], log_probs["greedy"]), ""),
+            ("empty_is_best_share", count_empty(best) / len(best), "> 0.3"),
+            ("top_k_different", different_per_prompt(texts["top-k"], prompts), "> 2"),
+            ("top_p_different", different_per_prompt(texts["top-p"], prompts), "> 2"),
+            ("speculative_changes", count_changed(texts_of(greedily), texts["greedy"]), "== 0"),
+            ("accepted_per_drafted", savings.per_drafted, "> 0.5"),
+            ("accepted_per_examined", savings.per_examined, ""),
+            ("tokens_per_target_call", savings.tokens_per_call, "> 1.5"),
+            ("draft_distance", distance(p, q), "> 0.05"),
+            ("speculative_distance", distance(p, speculated), "< 0.03"),
+            ("runtime_seconds", time.perf_counter() - started, "< 420"),
+        ]
+    )
+
+
+# === DRAWING: nothing below is needed to understand the algorithm ===
+def letters_of(tokens, chars):
+    """Tokens as letters, with a dot for the boundary."""
+    return "".join(chars[token] if token < len(chars) else "." for token in tokens)
+
+
+def show_tiny_examples():
+    """Print the two examples that can be followed by hand."""
+    show_tiny_tree()
+    show_tiny_draft()
+
+
+def show_tiny_tree():
+    """Print where greedy() loses and beam_search() wins, in the model of tiny_tree()."""
+    letters = "abcde"
+    prompt = [len(letters)]
+    print("A model made by hand writes two letters. Its best first letter is a trap:")
+    first_probs = tiny_tree(prompt)
+    for first in ranking(first_probs)[:2]:
+        second_probs = tiny_tree([*prompt, first])
+        for second in ranking(second_probs):
+            p = first_probs[first]
+            p_next = second_probs[second]
+            if p_next > 0:
+                text = letters[first] + letters[second]
+                print(f"  {text}   {p:.1f} * {p_next:.1f} = {p * p_next:.2f}")
+    print(f"greedy finds          {spell(greedy(tiny_tree, prompt), letters)}")
+    print(f"a beam of 2 finds     {spell(beam_search(tiny_tree, prompt, 2), letters)}")
+
+
+def show_tiny_draft():
+    """Print the example of speculative sampling, with one token accepted and one rejected."""
+    letters = "abc"
+    p = [0.4, 0.2, 0.4]
+    q = [0.3, 0.6, 0.1]
+    replacement = residual(q, p)
+    print("\nA token drawn from q (draft model) becomes a token drawn from p (target):")
+    print("x   p(x)  q(x)  accepted with  drafted and accepted  missing  replacement")
+    for x in range(3):
+        kept = q[x] * acceptance(x, q, p)
+        print(
+            f"{letters[x]}   {p[x]:.1f}   {q[x]:.1f}{acceptance(x, q, p):12.3f}{kept:18.2f}"
+            f"{p[x] - kept:16.2f}{replacement[x]:11.2f}"
+        )
+    number = 0.7  # given here, where accept_or_replace() would draw it
+    for x in (2, 1):
+        ratio = f"{p[x]} / {q[x]} = {p[x] / q[x]:.3f}"
+        print(f"Draft {letters[x]}: p / q = {ratio}, random number {number}.")
+        if number < acceptance(x, q, p):
+            print("  The number is smaller: accepted.")
+        else:
+            others = [f"{letters[y]} with {replacement[y]:.2f}" for y in (0, 2)]
+            print(f"  The number is larger: rejected, and replaced by {' or '.join(others)}.")
+
+
+def show_models(models, heldout, chars):
+    """Print the size of each model, and how well it predicts names that it has not seen."""
+    print()
+    for title, model in models.items():
+        loss = heldout_loss(model, heldout, chars)
+        print(f"The {title} has {count_params(model)} parameters. Its held-out loss is {loss:.4f}.")
+
+
+def show_changes(probs, prompt, chars):
+    """Print what each way of choosing makes of the same probabilities, in percent."""
+    name = spell(prompt, chars)
+    print(f"\nThe token after '{name}', in percent. A dot ends the name, and - is exactly 0.")
+    print(f"(The temperature is {temperature}, k is {kept_tokens}, and p is {kept_probability}.)")
+    columns = ranking(probs)[:12]
+    others = ranking(probs)[12:]
+    rows = {"greedy": keep(probs, [most_probable(probs)])}
+    for title, change in ways_to_change().items():
+        rows[title] = change(probs)
+    print(f"{'':16}" + "".join(f"{letters_of([x], chars):>4}" for x in columns) + "  others")
+    for title, changed in rows.items():
+        cells = "".join(f"{100 * changed[x]:4.0f}" if changed[x] else "   -" for x in columns)
+        print(f"{title:<16}{cells}{100 * math.fsum(changed[x] for x in others):8.0f}")
+
+
+def show_strategies(texts, log_probs, prompts, names, chars):
+    """Print a line for each strategy, with its texts for the first four prompts."""
+    print(f"\n{len(prompts)} prompts of {prompt_letters} letters, each of them completed")
+    print(f"once by greedy and beam search, and {repeats} times by strategies that draw:")
+    print("log-prob   mean of log p(text | prompt) in the target: how probable, not how good")
+    print("below      share of texts that are less probable than the greedy one")
+    print("different  different texts per prompt")
+    print("real       share of texts that are names of the list")
+    print("strategy         log-prob   below   different    real   texts for the first prompts")
+    for title, written in texts.items():
+        below = count_below(log_probs[title], log_probs["greedy"]) / len(written)
+        examples = " ".join(spell(tokens, chars) for tokens in written[:4])
+        print(
+            f"{title:<16}{mean(log_probs[title]):9.2f}{below:8.2f}"
+            f"{different_per_prompt(written, prompts):12.2f}"
+            f"{real_share(written, names, chars):8.2f}   {examples}"
+        )
+
+
+def show_best(best, beam_texts, beam_log_probs, chars):
+    """Print the most probable texts beside those of beam search."""
+    print(f"\nThe text of beam {main_width}, and the most probable text of all, with log-probs:")
+    for text, tokens, log_p in list(zip(best, beam_texts, beam_log_probs))[:6]:
+        found = letters_of(tokens[1:], chars)
+        exact = letters_of(text.tokens[1:], chars)
+        print(f"  {found:<16}{log_p:6.2f}     {exact:<16}{text.log_prob:6.2f}")
+    hits = sum(text.tokens == tokens for text, tokens in zip(best, beam_texts))
+    mean_best = mean([text.log_prob for text in best])
+    print(f"For {count_empty(best)} of {len(best)} prompts the most probable text ends at once.")
+    print(f"Beam {main_width} found the most probable text for {hits} of them all.")
+    print(f"Mean log-prob: {mean(beam_log_probs):.2f} and {mean_best:.2f}.")
+
+
+def show_calls(results, prompts, chars):
+    """Print some texts of speculative_greedy() call by call: three with a rejected token first."""
+    print(f"\nSpeculative greedy, call by call, with up to {gammas[-1]} drafted tokens per call.")
+    print("Accepted tokens, (rejected tokens), the target's OWN. A dot ends the name:")
+    spelled = {True: [], False: []}  # is there a rejected token? -> texts
+    for (_, calls), prompt in zip(results, prompts):
+        parts = [spell(prompt, chars)]
+        for call in calls:
+            accepted = letters_of(call.drafted[: call.accepted], chars)
+            rejected = letters_of(call.drafted[call.accepted :], chars)
+            own = letters_of(call.written[call.accepted :], chars).upper()
+            parts.append(accepted + (f"({rejected})" if rejected else "") + own)
+        text = " | ".join(parts)
+        spelled["(" in text].append(text)
+    for text in spelled[True][:3] + spelled[False][:3]:
+        print(f"  {text}")
+
+
+def show_savings(speculations, cost):
+    """Print how much is accepted and saved, for each strategy and gamma."""
+    print("\nWhat speculation saves. Examined are the drafted tokens up to the first rejected one.")
+    print(
+        f"The gain is tokens per cost, if a call of the draft model costs {cost:.2f} calls of the"
+    )
+    print("target (the ratio of their parameters). Without drafts, both last columns would be 1.")
+    print("strategy  gamma  accepted / drafted  accepted / examined  tokens / target call  gain")
+    for title, by_gamma in speculations.items():
+        for gamma, results in by_gamma.items():
+            row = savings_of(results, cost)
+            print(
+                f"{title:<10}{gamma:5d}{row.per_drafted:20.2f}{row.per_examined:21.2f}"
+                f"{row.tokens_per_call:22.2f}{row.gain:6.2f}"
+            )
+
+
+def show_distributions(p, q, speculated, direct, prompt, chars):
+    """Print distributions of one token side by side, for the tokens that are most probable in p."""
+    print(
+        f"\nAfter '{spell(prompt, chars)}' the two models differ most. Their probabilities there,"
+    )
+    print(f"and shares of {num_draws} tokens: drawn from q and accepted or replaced, drawn from p.")
+    columns = {"p (target)": p, "q (draft model)": q}
+    columns["accepted or replaced"] = speculated
+    columns["drawn from p"] = direct
+    print("   " + "".join(f"{title:<24}" for title in columns).rstrip())
+    for token in ranking(p)[:8]:
+        bars = [f"{x[token]:.3f} {'*' * round(60 * x[token])}" for x in columns.values()]
+        print(f"{letters_of([token], chars)}  " + "".join(f"{bar:<24}" for bar in bars).rstrip())
+    print("Distance from p. By chance it is not 0 for shares, not even in the last column:")
+    print("   " + "".join(f"{distance(p, x):<24.4f}" for x in columns.values()).rstrip())
+
+
+# === REPEATED from microgpt.py, word for word ===
+def encode(name, chars):
+    """The tokens of a name: the numbers of its letters, with a boundary in front and behind.
+
+    The token of a letter is its place in chars, and the boundary is the number after the last of
+    them. With chars a to z, "anna" becomes
+
+        [26, 0, 13, 13, 0, 26]        boundary a n n a boundary
+
+    Raises ValueError if a letter of the name is not in chars.
+    """
+    boundary = len(chars)
+    return [boundary, *[chars.index(letter) for letter in name], boundary]
+
+
+def spell(tokens, chars):
+    """The letters of the tokens, without boundaries: [26, 0, 13, 13, 0, 26] -> "anna"."""
+    return "".join(chars[token] for token in tokens if token < len(chars))
+
+
+class Value:
+    """A number, the numbers it was computed from, and how strongly it depends on each of them.
+
+    Take loss = (a * b + a) ** 2 with a = 2 and b = 3. Every operation makes a new Value:
+
+        product = a * b = 6        total = product + a = 8        loss = total ** 2 = 64
+
+    Each of them keeps its inputs, and the derivative of its own operation by each input. These are
+    called local gradients:
+
+        product: by a it is b = 3, by b it is a = 2
+        total: by product it is 1, by a it is 1
+        loss: by total it is 2 * total = 16
+
+    The Values and their inputs form a graph. backward() goes through it from the loss back to a and
+    b, and combines the local gradients by the chain rule.
+    """
+
+    __slots__ = ("data", "grad", "_inputs", "_local_grads", "_order")
+    _created = itertools.count()
+
+    def __init__(self, data, inputs=(), local_grads=()):
+        self.data = data  # the number itself
+        self.grad = 0.0  # d(loss)/d(self), once loss.backward() has been called
+        self._inputs = inputs  # the Values that it was computed from
+        self._local_grads = local_grads  # d(self)/d(input), a float for each input
+        self._order = next(Value._created)  # 0 for the first Value ever made, then 1, 2, ...
+
+    def __add__(self, other):
+        # d(a + b)/da = 1        d(a + b)/db = 1
+        other = other if isinstance(other, Value) else Value(other)
+        return Value(self.data + other.data, (self, other), (1.0, 1.0))
+
+    def __mul__(self, other):
+        # d(a * b)/da = b        d(a * b)/db = a
+        other = other if isinstance(other, Value) else Value(other)
+        return Value(self.data * other.data, (self, other), (other.data, self.data))
+
+    def __pow__(self, k):
+        # d(a ** k)/da = k * a ** (k - 1)        k is a plain number
+        local_grad = k * self.data ** (k - 1)
+        result = math.pow(self.data, k)  # unlike **, it raises an error for the root of -1
+        return Value(result, (self,), (local_grad,))
+
+    def exp(self):
+        # d(exp(a))/da = exp(a)
+        result = math.exp(self.data)
+        return Value(result, (self,), (result,))
+
+    def log(self):
+        # d(log(a))/da = 1 / a        a is a probability; log(0) does not exist, so a < 1e-10 counts
+        # as 1e-10
+        clipped = max(self.data, 1e-10)
+        return Value(math.log(clipped), (self,), (1 / clipped,))
+
+    def tanh(self):
+        # d(tanh(a))/da = 1 - tanh(a) ** 2
+        result = math.tanh(self.data)
+        return Value(result, (self,), (1 - result * result,))
+
+    def relu(self):
+        # d(relu(a))/da = 1 if a > 0, else 0
+        local_grad = 1.0 if self.data > 0 else 0.0
+        return Value(max(0.0, self.data), (self,), (local_grad,))
+
+    # The other operators are made of those above. The ones that start with r are for a plain
+    # number on the left: 2.0 - a calls a.__rsub__(2.0).
+    def __neg__(self):
+        return self * -1.0
+
+    def __sub__(self, other):
+        return self + -other
+
+    def __truediv__(self, other):
+        return self * other**-1
+
+    def __radd__(self, other):
+        return self + other
+
+    def __rmul__(self, other):
+        return self * other
+
+    def __rsub__(self, other):
+        return -self + other
+
+    def __rtruediv__(self, other):
+        return self**-1 * other
+
+    def __rpow__(self, base):
+        # base ** a = exp(a * log(base))
+        return (self * math.log(base)).exp()
+
+    def backward(self):
+        """Add d(self)/d(x) to x.grad, for every Value x that self was computed from.
+
+        The chain rule: if x is an input of several nodes of the graph, each of them contributes its
+        own gradient times its local gradient by x. In the example of the class, a is an input of
+        product and of total:
+
+            total.grad = 16        product.grad = 16 * 1 = 16
+            a.grad = 16 * 3 (by way of product) + 16 * 1 (by way of total) = 64
+
+        The graph is used up: a second backward() through a part of it raises AttributeError.
+        """
+        # Collect self and the Values below it. The list grows while the loop walks along it. A
+        # Value without inputs, such as a parameter, has nothing to pass on, so it is left out.
+        nodes = [self]
+        seen = {self}
+        for node in nodes:
+            for x in node._inputs:
+                if x._inputs and x not in seen:
+                    seen.add(x)
+                    nodes.append(x)
+        # A node may pass its gradient on only when the gradient is complete, which means that all
+        # that was computed from the node has passed its own gradient on. What was computed from a
+        # node is newer than the node. So the newest goes first: loss, then total, then product.
+        nodes.sort(key=lambda node: node._order, reverse=True)
+        self.grad = 1.0  # d(self)/d(self)
+        for node in nodes:
+            for x, local_grad in zip(node._inputs, node._local_grads):
+                x.grad += node.grad * local_grad
+            del node._inputs, node._local_grads  # frees their memory, as they are not needed again
+
+
+# --- AUTOGRAD DIFFERENCES IN THIS SCRIPT ---
+# None. This is the engine of microgpt and of docs/autograd-interface.md.
+
+
+# Training needs Values. A trained model only has to be asked, and needs no gradient: its numbers
+# are floats, which is much faster. The functions below take both.
+def exp(x):
+    """e to the power of x, a Value or a float."""
+    return x.exp() if isinstance(x, Value) else math.exp(x)
+
+
+def log(x):
+    """The natural logarithm of a probability, a Value or a float. x < 1e-10 counts as 1e-10."""
+    return x.log() if isinstance(x, Value) else math.log(max(x, 1e-10))
+
+
+def relu(x):
+    """x if it is positive, else 0. x is a Value or a float."""
+    return x.relu() if isinstance(x, Value) else max(0.0, x)
+
+
+def floats(xs):
+    """The numbers in a list of Values, without their history. A list of floats stays as it is."""
+    if xs and isinstance(xs[0], Value):
+        return [x.data for x in xs]
+    return xs
+
+
+def dot(a, b):
+    """a[0] * b[0] + a[1] * b[1] + ..., as one node of the graph.
+
+    A GPT consists mostly of dot products. With 16 numbers in a and b, * and + would make 31 nodes,
+    which all have to be created and walked through. One node is enough, because the derivatives
+    are known. With s = dot(a, b):
+
+        ds/da[i] = b[i]        ds/db[i] = a[i]
+
+    Tensor libraries go further in the same direction: there, a whole matrix product is one node.
+
+    a and b are each a list of Values or a list of floats. They may be the same list: then each
+    element is an input twice, and backward() adds up both contributions. The result is a Value if
+    one of them holds Values, else a float. Raises ValueError if the lengths differ.
+    """
+    xs = floats(a)
+    ys = floats(b)
+    total = 0.0  # in a loop, because the built-in sum() rounds differently from Python 3.12 on
+    for x, y in zip(xs, ys, strict=True):
+        total += x * y
+    inputs = []
+    local_grads = []
+    if a and isinstance(a[0], Value):
+        inputs += a
+        local_grads += ys
+    if b and isinstance(b[0], Value):
+        inputs += b
+        local_grads += xs
+    return Value(total, inputs, local_grads) if inputs else total
+
+
+def init_model(vocab_size, n_embd):
+    """The parameters {name: matrix}, random floats near 0. A matrix is a list of rows.
+
+        wte      [vocab_size][n_embd]    token embedding: one vector per token
+        wpe      [block_size][n_embd]    position embedding: one vector per position
+        lm_head  [vocab_size][n_embd]    from the final vector to one score per token
+        attn_wq, attn_wk, attn_wv, attn_wo  [n_embd][n_embd]       query, key, value, output
+        mlp_fc1  [4 * n_embd][n_embd]    the two matrices of the MLP
+        mlp_fc2  [n_embd][4 * n_embd]
+
+    The last six exist once per layer. MLP is short for multi-layer perceptron. A matrix of shape
+    [n_out][n_in] takes a vector of n_in numbers to one of n_out. The numbers are drawn from a
+    Gaussian with standard deviation 0.08, in the order of Karpathy's microgpt. (The width n_embd is
+    an argument, because other scripts make models of several widths.)
+    """
+    shapes = {
+        "wte": (vocab_size, n_embd),
+        "wpe": (block_size, n_embd),
+        "lm_head": (vocab_size, n_embd),
+    }
+    for layer in range(n_layer):
+        shapes[f"layer{layer}.attn_wq"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.attn_wk"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.attn_wv"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.attn_wo"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.mlp_fc1"] = (4 * n_embd, n_embd)
+        shapes[f"layer{layer}.mlp_fc2"] = (n_embd, 4 * n_embd)
+    model = {}
+    for name, (rows, columns) in shapes.items():
+        model[name] = [[random.gauss(0, 0.08) for _ in range(columns)] for _ in range(rows)]
+    return model
+
+
+def as_values(model):
+    """A copy of a model in which every number is a Value, so that it can be trained."""
+    return {name: [[Value(x) for x in row] for row in matrix] for name, matrix in model.items()}
+
+
+def as_floats(model):
+    """A copy of a model in which every number is a float, so that it is frozen and fast."""
+    return {name: [floats(row) for row in matrix] for name, matrix in model.items()}
+
+
+def linear(x, matrix):
+    """Multiply a matrix [n_out][n_in] with a vector x [n_in]. Return [n_out].
+
+    Each row is compared with x: output i is the dot product of row i and x.
+    """
+    return [dot(row, x) for row in matrix]
+
+
+def softmax(logits):
+    """Turn scores [n] into probabilities [n]: exp(score), divided by the sum of all exp(score).
+
+    The probabilities are positive and sum to 1. Adding the same number to all scores does not
+    change them. So the largest score is subtracted first, and exp() never sees a number above 0,
+    which could overflow.
+    """
+    largest = max(floats(logits))
+    exps = [exp(x - largest) for x in logits]
+    total = dot(exps, [1.0] * len(exps))  # their sum, as one node
+    inverse = total**-1
+    return [e * inverse for e in exps]
+
+
+def rmsnorm(x):
+    """Rescale a vector [n] so that the mean of its squares is 1 (Zhang & Sennrich 2019, eq. 4).
+
+    Whatever the layers before have added up, the next one then meets numbers of the usual size. The
+    1e-5 keeps the division finite if all numbers are 0. The learned factors of the paper are left
+    out.
+    """
+    mean_square = dot(x, x) * (1 / len(x))
+    scale = (mean_square + 1e-5) ** -0.5
+    return [xi * scale for xi in x]
+
+
+def attention_weights(q, keys):
+    """How much a position reads each position: softmax(q . k / sqrt(d)) over the keys k.
+
+    q [d] is the query of the one that reads, and keys [t][d] has one key for each position up to
+    this one. Returns [t]: one weight per position, positive, with sum 1.
+
+    Why sqrt(d): a score is a sum of d products. The more there are, the farther apart the scores
+    tend to be, and with large differences softmax gives nearly all weight to one position. The
+    division keeps the scores of narrow and wide models alike.
+    """
+    scores = [dot(q, key) * len(q) ** -0.5 for key in keys]
+    return softmax(scores)
+
+
+def attend(q, keys, values):
+    """One attention head at one position: softmax(q K^T / sqrt(d)) V (Vaswani et al. 2017, eq. 1).
+
+    The paper writes it for all positions at once: K and V are the matrices whose rows are the keys
+    and the values [t][d]. The result [d] is an average of the values. A position counts the more,
+    the better its key matches the query. For example, with two positions and d = 4:
+
+        q . key of the positions    2.2 and 0
+        divided by sqrt(4)          1.1 and 0
+        softmax                     0.75 and 0.25
+        result                      0.75 * value of the first + 0.25 * value of the second
+    """
+    weights = attention_weights(q, keys)
+    result = []
+    for i in range(len(values[0])):
+        column = [value[i] for value in values]  # number i of the value of each position
+        result.append(dot(weights, column))
+    return result
+
+
+def embed(model, token, position):
+    """The vector [n_embd] that a position starts with: which token it has, and where it stands.
+
+    Attention by itself would not know the order of the letters. The position embedding tells it.
+    """
+    tok_emb = model["wte"][token]
+    pos_emb = model["wpe"][position]
+    return rmsnorm([t + p for t, p in zip(tok_emb, pos_emb)])
+
+
+def gpt(model, token, position, cache):
+    """The scores (logits) [vocab_size] of what may follow `token`, which stands at `position`.
+
+    The model reads one token per call. Attention also needs the keys and values of the earlier
+    positions, so each call keeps those of its own position in `cache`. It is {} at the start of a
+    name, then {layer: (keys, values)}, with a list of keys and a list of values, one per position.
+    No position can look ahead, because what comes later is not in the lists yet.
+
+    In training the cache holds Values. A later position reads the keys and values of an earlier
+    one, so its loss depends on them, and backward() goes back to the earlier position as well.
+    """
+    x = embed(model, token, position)  # [n_embd]: what this position knows so far
+    head_size = len(x) // n_head
+    for layer in range(n_layer):
+        # Attention: the position collects information from itself and the positions before it. A
+        # layer begins with a norm. (In layer 0 it changes little, as embed() ends with one.)
+        h = rmsnorm(x)
+        query = linear(h, model[f"layer{layer}.attn_wq"])  # what this position looks for
+        key = linear(h, model[f"layer{layer}.attn_wk"])  # what it can be found by
+        value = linear(h, model[f"layer{layer}.attn_wv"])  # what it hands over when it is found
+        if layer not in cache:
+            cache[layer] = ([], [])
+        keys, values = cache[layer]
+        keys.append(key)
+        values.append(value)
+        # One head can only make one average of the past. Several heads can look for several things
+        # at once. With 16 numbers and four heads, the first head works with the numbers 0 to 3 of
+        # every query, key and value, the second with 4 to 7, and so on.
+        heads = []
+        for start in range(0, len(x), head_size):
+            part = slice(start, start + head_size)
+            head_keys = [k[part] for k in keys]
+            head_values = [v[part] for v in values]
+            heads.extend(attend(query[part], head_keys, head_values))
+        attended = linear(heads, model[f"layer{layer}.attn_wo"])  # mixes what the heads found
+        # x + f(x): a layer adds to x and does not replace it. So what x knew is kept, and gradients
+        # have a direct way back to the first layer.
+        x = [xi + ai for xi, ai in zip(x, attended)]
+
+        # MLP: attention only averages. Here the position computes something new from what it has
+        # collected. Without relu() between them, two matrices could do no more than one.
+        h = rmsnorm(x)
+        hidden = [relu(u) for u in linear(h, model[f"layer{layer}.mlp_fc1"])]  # [4 * n_embd]
+        computed = linear(hidden, model[f"layer{layer}.mlp_fc2"])
+        x = [xi + ci for xi, ci in zip(x, computed)]
+    return linear(x, model["lm_head"])
+
+
+def name_loss(model, tokens):
+    """The mean of -log p(next token) over one name. It is called cross-entropy.
+
+    The probability of a name is the product of the probabilities of its tokens, each given those
+    before. The logarithm of this product is a sum. The loss is 0 if every token was predicted with
+    probability 1, and log(27) = 3.30 for a blind guess among 27 tokens. Its unit is called nat. A
+    name that is longer than the context loses its end.
+    """
+    num_predictions = min(block_size, len(tokens) - 1)
+    cache = {}
+    total = 0.0
+    for position in range(num_predictions):
+        logits = gpt(model, tokens[position], position, cache)
+        probs = softmax(logits)
+        total = total - log(probs[tokens[position + 1]])
+    return total * (1 / num_predictions)
+
+
+def adam_step(params, m, v, step, rate):
+    """Move each parameter against its average gradient, in place. Set the gradients back to 0.
+
+    Plain gradient descent is p.data -= rate * p.grad. Adam (Kingma & Ba 2015, algorithm 1) improves
+    on it in two ways. It takes a running average m of the gradient, because the gradient of a
+    single name is noisy. And it divides by the root of v, a running average of the squared
+    gradient. So every parameter moves by about `rate` per step, whether its gradients are large or
+    small. m and v have one number per parameter, and step counts 1, 2, ...
+    """
+    m_correction = 1 - beta1**step
+    v_correction = 1 - beta2**step
+    for i, p in enumerate(params):
+        m[i] = beta1 * m[i] + (1 - beta1) * p.grad
+        v[i] = beta2 * v[i] + (1 - beta2) * p.grad * p.grad
+        # m and v start at 0 and are too small at first; dividing by this corrects it.
+        m_hat = m[i] / m_correction
+        v_hat = v[i] / v_correction
+        p.data -= rate * m_hat / (math.sqrt(v_hat) + eps_adam)
+        p.grad = 0.0
+
+
+def train(model, names, chars):
+    """Train a model of Values in place, one name per step.
+
+    This is a generator. Each step yields the loss that its name had, and waits until the next one
+    is asked for. show_training() in the part DRAWING asks for all of them.
+    """
+    params = [p for matrix in model.values() for row in matrix for p in row]
+    m = [0.0] * len(params)
+    v = [0.0] * len(params)
+    for step in range(num_steps):
+        name = names[step % len(names)]  # starts over if there are fewer names than steps
+        loss = name_loss(model, encode(name, chars))
+        loss.backward()
+        rate = learning_rate * (1 - step / num_steps)  # falls to 0
+        adam_step(params, m, v, step + 1, rate)
+        yield loss.data
+
+
+def mean(values):
+    """The average of some numbers. fsum() rounds only once, so every Python gives the same."""
+    return math.fsum(values) / len(values)
+
+
+def show_progress(step, num_steps, loss, started):
+    """Print step, loss, elapsed and remaining time: on a terminal always in the same line.
+
+    In a pipe or a file, print a line for the first three steps and for every tenth of all steps.
+    """
+    elapsed = time.perf_counter() - started
+    remaining = elapsed * (num_steps / step - 1)
+    line = f"step {step:4d}/{num_steps}  loss {loss:.5f}  {elapsed:5.1f} s, {remaining:5.1f} s left"
+    if os.isatty(1):
+        print(f"\r{line} ", end="\n" if step == num_steps else "")
+    elif step <= 3 or step % max(1, num_steps // 10) == 0:
+        print(line)
+
+
+def show_training(losses, num_steps):
+    """Run a generator of losses to its end, and show its progress. Return the losses."""
+    started = time.perf_counter()
+    seen = []
+    for loss in losses:
+        seen.append(loss)
+        show_progress(len(seen), num_steps, loss, started)
+    return seen
+
+
+def print_results(rows):
+    """Print the results: one per line, with its name, its value, and the bound it has to meet."""
+    print("\n=== results ===")
+    for name, value, bound in rows:
+        text = f"{value:.4f}" if isinstance(value, float) else value
+        print(f"{name:<26}{text:<9}{bound}".rstrip())
+
+
+# An earlier release of the list in 01-foundations: 32,033 names instead of 32,178.
+NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
+NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
+print = functools.partial(print, flush=True)  # print each line at once, also into a pipe
+
+
+def load_names():
+    """All names, in file order: from names.txt beside this script or else in ../01-foundations.
+
+    If neither file exists, the list is downloaded. Whatever fails ends in SystemExit, with one line
+    that says what to do.
+    """
+    folder = os.path.dirname(os.path.abspath(__file__))
+    path = os.path.join(folder, "names.txt")
+    source = path
+    if not os.path.exists(source):
+        source = os.path.join(folder, "..", "01-foundations", "names.txt")
+    try:
+        if os.path.exists(source):
+            with open(source, "rb") as file:
+                raw = file.read()
+        else:
+            source = NAMES_URL
+            raw = download_names(path)
+        names = raw.decode("ascii").split()
+        if len(set(names)) < 10000:  # too few to train on some and to hold out others
+            raise ValueError("it has fewer than 10000 different names")
+    except Exception as error:  # of many kinds: OSError, HTTPException, UnicodeDecodeError, ...
+        advice = f"Put an ASCII text file of names, one per line, at {path}"
+        raise SystemExit(f"No names from {source}: {str(error).strip()}. {advice}") from None
+    return names
+
+
+def download_names(path):
+    """Download the list of names, check that it is the expected one, and keep it at `path`.
+
+    Returns its bytes. Raises an exception if the download fails or the list is another one. If it
+    cannot be kept, it prints a line and goes on.
+    """
+    with urllib.request.urlopen(NAMES_URL, timeout=10) as answer:
+        raw = answer.read(5_000_000)  # the list has 228,145 bytes
+    if hashlib.sha256(raw).hexdigest() != NAMES_SHA256:
+        raise ValueError("its SHA-256 is not the one expected")
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(raw)
+        os.replace(temporary, path)  # in one move, so that nobody ever meets half a file
+    except OSError as error:
+        print(f"The names could not be kept for the next run: {error}")
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+    return raw
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BrokenPipeError:
+        os._exit(0)  # the reader of the pipe has gone, as in `python script.py | head`

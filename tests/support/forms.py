@@ -5,11 +5,7 @@ their owners. The list ends empty.
 """
 
 OLD_FORM = {
-    "microlora",
-    "microppo",
     "microgrpo",
-    "micromoe",
     "microquant",
     "microflash",
-    "microbeam",
 }
