@@ -18,14 +18,10 @@ import argparse
 import concurrent.futures
 import math
 import re
-import shutil
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 from criteria import CRITERIA, meets
-from support.scripts import NAMES, ROOT, SCRIPTS, parse, python
+from support.scripts import ROOT, SCRIPTS, parse, run_copy
 
 SEED_CALL = "random.seed(42)"
 WRITTEN_SEEDS = range(42, 47)
@@ -46,25 +42,10 @@ def parse_seeds(text):
 def run_seed(name, seed):
     """The results {metric: value} of a copy of the script with this seed, without its time.
 
-    The copy stands alone in a folder with names.txt, as if somebody had taken the single file.
     Raises RuntimeError if the run fails, or prints no results.
     """
     source = SCRIPTS[name].read_text(encoding="utf-8")
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / f"{name}.py"
-        copy.write_text(source.replace(SEED_CALL, f"random.seed({seed})"), encoding="utf-8")
-        shutil.copy(NAMES, Path(folder) / "names.txt")
-        try:
-            done = python(copy, cwd=folder)
-        except subprocess.TimeoutExpired as error:
-            raise RuntimeError(f"did not end within {error.timeout:.0f} s") from None
-    if done.returncode:
-        last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RuntimeError(f"failed: {last_line}")
-    try:
-        metrics, _ = parse(done.stdout)
-    except ValueError:
-        raise RuntimeError("printed no results block") from None
+    metrics, _ = parse(run_copy(name, source.replace(SEED_CALL, f"random.seed({seed})")))
     metrics.pop("runtime_seconds", None)
     return metrics
 

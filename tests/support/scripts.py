@@ -4,8 +4,10 @@ import functools
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -113,3 +115,26 @@ def parse(stdout):
         metrics[match["name"]] = float("nan" if match["value"] == "<time>" else match["value"])
         criteria[match["name"]] = match["criterion"] or ""
     return metrics, criteria
+
+
+def run_copy(name, source):
+    """Run a source text as a script, alone in a folder with names.txt. Return its stdout.
+
+    Raises RuntimeError if the run fails, or prints no results.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / f"{name}.py"
+        copy.write_text(source, encoding="utf-8")
+        shutil.copy(NAMES, Path(folder) / "names.txt")
+        try:
+            done = python(copy, cwd=folder, timeout=1800)
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeError(f"did not end within {error.timeout:.0f} s") from None
+    if done.returncode:
+        last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RuntimeError(f"failed: {last_line}")
+    try:
+        parse(done.stdout)
+    except ValueError:
+        raise RuntimeError("printed no results block") from None
+    return done.stdout
