@@ -1,8 +1,42 @@
-"""Compare an answer with its siblings, and the value function is not needed.
+"""Compare an answer with its siblings: no value function is needed, and the model drifts less.
 
-After Shao et al. (2024, DeepSeekMath), without the two divisions that "Dr. GRPO" (Liu et al. 2025)
-takes out. The reward is computed by a rule, not by a learned model, as in DeepSeek-R1 (2025).
-Model, recipe and engine: microgpt's, after Andrej Karpathy (2026), at half its width and context.
+The problem: there is a model that writes names, and a rule that says which names are preferred. The
+model should write more of these, and they should still be names. There are no examples to imitate.
+So the model writes names itself, each name gets a reward, 1 if it is preferred and 0 if not, and
+the probability of the name is changed accordingly. But by how much? The reward alone is a poor
+measure. If nearly all names get a 1, one more 1 is no news, and still each of these names would be
+made more probable. What should count is how much better a name is than was to be expected. PPO (see
+microppo) trains a second model to predict the expected reward. It is called the value function,
+and for a large language model it is usually as large as that model.
+
+The idea of group relative policy optimization (GRPO): let the model answer the same prompt several
+times. These answers are called a group, and they are siblings of each other. The mean of their
+rewards shows what was to be expected, and nothing has to be trained for it. An answer that is
+better than the mean of its group is made more probable, and one that is worse less probable.
+
+    1. Train a small GPT on names. A frozen copy of it is called the reference. The model that is
+       trained further is called the policy.
+    2. sample_group: a prompt is the first letter of a name, and an answer is the rest of a name, as
+       the policy writes it. The policy answers each prompt eight times. A rule gives the rewards.
+    3. sibling_advantages: the advantage of an answer is its reward minus the mean reward of its
+       group.
+    4. answer_loss: every token of an answer is made more probable if the advantage is positive, and
+       less probable if it is negative. clipped_objective stops this for a token whose probability
+       has changed by a fifth. kl_estimate charges a price for leaving the reference, because the
+       rule does not know what a name is. "vavava" is preferred, too.
+    5. train_grpo: write four groups, change the policy twice by them, and repeat this 32 times.
+    6. judge: let the policy write names, count how many are preferred, and measure how far it has
+       drifted from the reference. Two more policies show what the comparison does. One is trained
+       with divided_advantages, which are the published ones. The other is trained with
+       plain_advantages, which are the rewards themselves, without any comparison.
+
+The paper is Shao et al. (2024), on the model DeepSeekMath. The equation numbers are theirs. They
+also divide the advantage of an answer by the standard deviation of the rewards in its group, and
+its loss by its length. Liu et al. (2025) advise against both divisions. They call the result Dr.
+GRPO, and the first policy is trained with it. In production a prompt is, for example, a
+mathematical problem, and a rule compares the answer with the known solution. DeepSeek-R1-Zero
+(2025) was trained so. The GPT is that of microgpt, after Andrej Karpathy (2026), with half its
+width and context.
 """
 
 import functools
@@ -14,520 +48,1188 @@ import random
 import time
 import urllib.request
 
-# === CONSTANTS: the model, the recipe, the preference ===
-# The same task, base model and evaluation in microdpo, microppo and microgrpo, to be compared.
-n_embd, n_head, n_layer = 8, 2, 1  # numbers per token; heads that split them; layers
-block_size = 8  # the longest context: a boundary and 7 letters; longer names are left out
-num_steps = 1000  # one name each, for the base model
-learning_rate, beta1, beta2, eps_adam = 0.01, 0.85, 0.99, 1e-8
-num_pair_names = 4000  # a pool: training takes its prompts, first letters, from here
-num_prompts = 1000  # first letters of names held out: at most 26 differ, what is new is each draw
-vowels, min_letters = "aeiouy", 4  # what the preference speaks of
-group_size, step_prompts, grpo_steps, inner_epochs = 8, 4, 40, 2  # DeepSeekMath: groups of 64
-clip_eps, kl_coef = 0.2, 0.1  # of a probability ratio; loss per nat away from the base
-num_probes = 30  # prompts to measure the gradient's variance by, a group of answers each
+# === CONSTANTS ===
+answers_per_group = 8  # the siblings; DeepSeekMath was trained with groups of 64
+groups_per_step = 4  # prompts that are answered in each step
+grpo_steps = 32  # so each policy learns from 32 * 4 * 8 = 1024 answers
+updates_per_step = 2  # how often each answer is used
+grpo_learning_rate = 0.01  # how far an update moves a parameter; it falls linearly to 0
+epsilon = 0.2  # the share by which a step may change the probability of a token
+kl_coef = 0.1  # the price for leaving the reference, per unit of the KL divergence
+num_probes = 20  # groups that the noise of the gradient is measured on
+show_every = 4  # steps that are put together in one line of output
+# The task, as in microdpo and microppo, so that the results can be compared.
+vowels = "aeiouy"
+min_letters = 4  # a shorter name is never preferred
+num_pair_names = 4000  # their first letters are the prompts for training; microdpo pairs them up
+num_prompts = 1000  # names that each model writes to be judged by
+n_embd = 8  # numbers per token in the GPT
+# read also by the code that is repeated from microgpt
+n_head = 2  # attention heads, which share those numbers
+n_layer = 1  # layers of attention and MLP
+block_size = 8  # a boundary token and 7 letters; longer names are left out
+num_steps = 1000  # steps of the base model's training, one name each
+learning_rate = 0.01  # of the base model's training; it falls linearly to 0
+beta1 = 0.85  # Adam's memory of the gradient
+beta2 = 0.99  # Adam's memory of the squared gradient
+eps_adam = 1e-8  # keeps Adam's division finite
 
-NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
-NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
-print = functools.partial(print, flush=True)  # flush each line, into a pipe too
+# === BORROWED from microgpt.py: what you need to know of it ===
+# - Value(data, inputs, local_grads) is a number that remembers how it was computed. loss.backward()
+#   adds d(loss)/d(value) to the .grad of every Value that the loss was computed from.
+# - The model works on Values and on floats alike. Floats remember nothing and get no gradient, so a
+#   model made of floats is frozen. as_values() and as_floats() copy a model into the other kind.
+#   init_model() makes a model of floats, and train() trains one of Values on names.
+# - A name begins and ends with the same boundary token. Its number is len(chars), one more than
+#   that of the last letter. spell() turns tokens back into letters.
+# - dot() multiplies two lists number by number and adds up. log() treats numbers below 1e-10 as
+#   1e-10.
+# - adam_step(params, m, v, step, rate) updates Values by their gradients, and sets the gradients
+#   back to 0. The lists m and v are the optimizer's memory, of one number per parameter.
+# Three functions that are used first stand under THE TASK: complete() writes a name, is_preferred()
+# is the rule, completion_probs() returns the probabilities of all tokens at each place of a name.
 
 
-# === DATA: names, a character a token, and a rule that judges them ===
-def load_names():
-    """All names, in file order: from names.txt beside this script, or else in 01-foundations.
+# === THE GROUP: several answers to one prompt, judged by a rule ===
+def token_probs(model, tokens):
+    """The probability that the model gives to each token of an answer.
 
-    If there is neither, one is downloaded and kept. SystemExit, in one line, if it is not usable.
+    `tokens` are a boundary, the prompt and the answer. The answer usually ends with a boundary. For
+    "ann" the result has three numbers: p(n after a), p(n after an), and p(boundary after ann).
     """
-    here = os.path.dirname(os.path.abspath(__file__))
-    beside, shared = (os.path.join(here, d, "names.txt") for d in ("", "../01-foundations"))
-    source = next(filter(os.path.exists, (beside, shared)), NAMES_URL)
-    is_url = source == NAMES_URL
-    try:
-        with urllib.request.urlopen(source, timeout=10) if is_url else open(source, "rb") as file:
-            raw = file.read(5_000_000 if is_url else -1)  # longer cannot be it
-        if is_url and hashlib.sha256(raw).hexdigest() != NAMES_SHA256:
-            raise ValueError("its SHA-256 is not the one expected")
-        names = raw.decode("ascii").split()
-        if len(set(names)) < 10000:  # too few to train on some and hold out others
-            raise ValueError("it has fewer than 10000 different names")
-    except Exception as error:  # urllib alone raises three families of them
-        advice = f"Put an ASCII text file of names, one a line, at {beside}"
-        raise SystemExit(f"No names from {source}: {str(error).strip()}. {advice}") from None
-    if is_url:
-        temporary = f"{beside}.{os.getpid()}.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(raw)
-            os.replace(temporary, beside)  # in one move: nobody ever meets half a file
-        except OSError as error:  # no reason to stop: the names are in memory
-            print(f"The names could not be kept for the next run: {error}")
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)
-    return names
+    answer = tokens[2:]  # without the first boundary and the prompt
+    probs = completion_probs(model, tokens)
+    return [probs_here[token] for probs_here, token in zip(probs, answer, strict=True)]
 
 
-def encode(name, chars):
-    """Token ids, between two boundary tokens of id len(chars). ValueError if a character is new."""
-    return [len(chars), *map(chars.index, name), len(chars)]
+def sample_group(policy, reference, prompt, chars):
+    """Let the policy answer a prompt several times. Both models are made of floats.
+
+    Returns a list with a dict for each answer: {"tokens": as above, "reward": 1.0 or 0.0,
+    "old_probs": the probabilities that the policy gave to the tokens of the answer when it wrote
+    them, "ref_probs": the probabilities that the reference gives to them}.
+    """
+    group = []
+    for _ in range(answers_per_group):
+        tokens = complete(policy, prompt)
+        answer = {
+            "tokens": tokens,
+            "reward": 1.0 if is_preferred(tokens, chars) else 0.0,
+            "old_probs": token_probs(policy, tokens),
+            "ref_probs": token_probs(reference, tokens),
+        }
+        group.append(answer)
+    return group
 
 
-def spell(tokens, chars):
-    """The letters of tokens, without boundaries."""
-    return "".join(chars[i] for i in tokens if i < len(chars))
+# === THE ADVANTAGE: how much better an answer is than its siblings ===
+#
+# Training is to raise the mean reward of what the policy writes:
+#
+#     sum over all answers y of p(y) * reward(y)
+#
+# where p(y) is the probability that the policy writes y. Let d stand for the derivative by some
+# parameter of the policy. The reward of an answer does not depend on the parameter, so the
+# derivative of the mean reward is
+#
+#     sum over y of dp(y) * reward(y) = sum over y of p(y) * dlog p(y) * reward(y)
+#
+# because dlog p(y) = dp(y) / p(y). A sum over all answers, each counted with its probability, is
+# the average over answers that the policy writes. So it is enough to let the policy write some
+# answers, and to move each parameter by the average over them of
+#
+#     advantage(y) * dlog p(y)        where the advantage is the reward, for now
+#
+# (Williams 1992, who called it REINFORCE.) A number b that is the same for all answers may be
+# subtracted from their rewards. It is called a baseline. It changes nothing on average, because the
+# probabilities sum to 1, and 1 has the derivative 0:
+#
+#     sum over y of p(y) * dlog p(y) * b = b * sum over y of dp(y) = b * d(1) = 0
+#
+# But the average over a few answers depends on which of them happen to be written, and a baseline
+# changes by how much. Suppose that nearly all answers are preferred. Without a baseline, each
+# answer that happens to be written is pushed up with full strength. With a baseline near the mean
+# reward, these pushes are small.
 
 
+def sibling_advantages(rewards):
+    """A_i = r_i - mean(r): the reward of each answer in a group minus the mean of the group.
+
+    With eight answers this is, for example:
+
+        preferred     mean     advantage of a preferred answer    of another one
+            1        0.125                0.875                       -0.125
+            4        0.5                  0.5                         -0.5
+            7        0.875                0.125                       -0.875
+
+    So a rare preferred answer is pushed up strongly, and a rare other one is pushed down strongly.
+    If all rewards are equal, all advantages are 0. Such a group is called silent, because the
+    policy learns nothing from its rewards.
+
+    A baseline must not depend on the answer, but this mean contains the answer's own reward. It
+    does no harm: the advantage is 7/8 of the difference between the answer's reward and the mean of
+    its seven siblings, and that mean does not depend on the answer.
+    """
+    baseline = mean(rewards)
+    return [reward - baseline for reward in rewards]
+
+
+def divided_advantages(rewards):
+    """A_i = (r_i - mean(r)) / std(r), as published by Shao et al. (2024), section 4.1.2.
+
+    std(r) is the standard deviation, the root of the mean squared distance from the mean. With
+    eight answers:
+
+        preferred     std      advantage of a preferred answer    of another one
+            1        0.331                2.646                       -0.378
+            4        0.5                  1                           -1
+            7        0.331                0.378                       -2.646
+
+    The division has two effects. First, no std(r) of rewards 0 and 1 is above 0.5, so all
+    advantages become at least twice as large. The price for leaving the reference then matters less
+    beside them. Second, the groups of lines 1 and 3 grow more than that of line 2. Without their
+    signs, their advantages sum to 1.75 before the division and to 5.29 after it. Those of line 2
+    sum to 4 before and to 8 after.
+    """
+    differences = sibling_advantages(rewards)
+    std = math.sqrt(mean([difference**2 for difference in differences]))
+    return [difference / (std + 1e-8) for difference in differences]  # silent groups stay at 0
+
+
+def plain_advantages(rewards):
+    """A_i = r_i: no baseline. A preferred answer is pushed up, and another one is left alone.
+
+    Here it matters which reward is called 0. With rewards of 0 and -1, the others would be pushed
+    down, and the preferred ones left alone. The two functions above would return the same as ever.
+    """
+    return rewards
+
+
+# === THE LOSS: push every token of an answer, but not too far, and not away from names ===
+def clipped_objective(ratio, advantage):
+    """What one token adds to the objective, and whether the clip has cut this (PPO, eq. 7).
+
+        min(ratio * advantage, clip(ratio, 1 - epsilon, 1 + epsilon) * advantage)
+
+    The ratio is the probability that the policy gives the token now, divided by the probability
+    that it gave it when it wrote the sample. The advantage says how much better the sample was than
+    expected. clip() moves a ratio outside the range to the nearer end of the range. For example,
+    with epsilon = 0.2:
+
+        advantage   ratio   ratio * advantage   clip(ratio) * advantage   the smaller one
+            2        1.1           2.2                    2.2                  2.2
+            2        1.3           2.6                    2.4                  2.4   cut
+            2        0.7           1.4                    1.6                  1.4
+           -2        0.7          -1.4                   -1.6                 -1.6   cut
+           -2        1.3          -2.6                   -2.4                 -2.6
+
+    If the advantage is positive, the token is cut when its probability has grown by more than the
+    share epsilon. If it is negative, the token is cut when its probability has fallen by more. What
+    a cut token adds is a constant, without a gradient, so it pushes no further. A token whose ratio
+    has moved far the wrong way (lines 3 and 5) is not cut, and is still pushed back.
+
+    PPO is Schulman et al. (2017). Returns two things: what the token adds, and True if it was cut.
+    The first is a Value if the ratio is one and was not cut, else a float.
+    """
+    r = ratio.data if isinstance(ratio, Value) else ratio
+    clipped_ratio = min(max(r, 1 - epsilon), 1 + epsilon)  # a float, so no gradient passes it
+    if clipped_ratio * advantage < r * advantage:
+        return clipped_ratio * advantage, True
+    return ratio * advantage, False
+
+
+def kl_estimate(prob, ref_prob):
+    """u - log(u) - 1 with u = ref_prob / prob: the price of one token, before kl_coef (eq. 4).
+
+    `prob` is the probability that the policy gives to a token that it has written, and `ref_prob`
+    is that of the reference. The price is 0 if the two are equal, and positive if not.
+
+    On average over the tokens that the policy may write, it is the KL divergence of the policy from
+    the reference, which is the mean of log(prob / ref_prob). (The estimate is Schulman's, 2020.)
+    For example, with two possible tokens:
+
+        prob    ref_prob    u      estimate    log(prob / ref_prob)
+        0.5     0.25        0.5     0.193              0.693
+        0.5     0.75        1.5     0.095             -0.405
+
+    Both of the last columns have the mean 0.144. But the estimate scatters less, and is never
+    negative.
+    """
+    u = ref_prob / prob
+    return u - log(u) - 1.0
+
+
+def answer_loss(policy, answer):
+    """Minus what eq. 3 makes large, for one answer. Returns it, and how many tokens were cut.
+
+        sum over the tokens of    min(ratio * A, clip(ratio) * A) - kl_coef * kl_estimate
+
+    A is the advantage of the answer, the same for all of its tokens. The ratio is the probability
+    of the token now, divided by the one it had when the policy wrote the answer. In the first
+    update of a step nothing has changed since, so the ratio is 1. Then the derivative of ratio * A
+    is A * dlog p of the token. The sum of this over the tokens is A * dlog p of the answer, as
+    above. In the second update the policy has changed, and the ratio makes up for this: a token
+    that the policy would now write twice as often counts twice.
+
+    Shao et al. divide the sum by the number of tokens. Then each token of a long answer is pushed
+    less than each token of a short one. So long answers are pushed down less than they should be,
+    and what is not preferred may become long (Liu et al. 2025).
+
+    The policy is made of Values, and so is the loss.
+    """
+    loss = 0.0
+    num_cut = 0
+    probs = token_probs(policy, answer["tokens"])
+    for prob, old_prob, ref_prob in zip(
+        probs, answer["old_probs"], answer["ref_probs"], strict=True
+    ):
+        ratio = prob / old_prob
+        objective, is_cut = clipped_objective(ratio, answer["advantage"])
+        loss = loss - objective + kl_coef * kl_estimate(prob, ref_prob)
+        num_cut += is_cut
+    return loss, num_cut
+
+
+# === TRAINING: write groups, learn from them, write again ===
+def train_grpo(policy, reference, prompts, chars, advantages_of):
+    """Train a policy of Values in place (algorithm 1, with the same reference throughout).
+
+    `advantages_of` is one of the three functions above. After each step, yields a record
+    {"groups": the groups that the policy wrote, "num_cut": the tokens cut in the last update}.
+
+    The record has no loss, because the loss would say nothing: the advantages of a group sum to 0,
+    however many of its answers are preferred.
+    """
+    params = [p for matrix in policy.values() for row in matrix for p in row]
+    m = [0.0] * len(params)
+    v = [0.0] * len(params)
+    prompts = iter(prompts)
+    num_updates = 0
+    for step in range(grpo_steps):
+        # 1. The policy, as it is now, writes the groups.
+        old_policy = as_floats(policy)
+        groups = []
+        for _ in range(groups_per_step):
+            groups.append(sample_group(old_policy, reference, next(prompts), chars))
+        # 2. Each answer gets its advantage.
+        answers = []
+        for group in groups:
+            advantages = advantages_of([answer["reward"] for answer in group])
+            for answer, advantage in zip(group, advantages):
+                answer["advantage"] = advantage
+                answers.append(answer)
+        # 3. The policy is changed twice, each time by the mean loss of all answers.
+        rate = grpo_learning_rate * (1 - step / grpo_steps)
+        for _ in range(updates_per_step):
+            num_cut = 0
+            for answer in answers:
+                loss, cut_here = answer_loss(policy, answer)
+                (loss * (1 / len(answers))).backward()  # the gradients of all answers add up
+                num_cut += cut_here
+            num_updates += 1
+            adam_step(params, m, v, num_updates, rate)
+        yield {"groups": groups, "num_cut": num_cut}
+
+
+# === THE TASK, as in microdpo ===
 def is_preferred(tokens, chars):
-    """The taste to be taught: vowels and consonants take turns, in four letters or more.
+    """Whether a name has the taste: vowels and consonants alternate, in four letters or more.
 
-    milena and rory have it, anna and leo do not; nor does what never reaches a second boundary.
+    "milena" and "rory" have it, with y as a vowel. "anna" has two n in a row, and "eva" is too
+    short. A name that was cut off before its end, so that it has no final boundary, does not count.
     """
     name = spell(tokens, chars)
-    kinds = "".join("V" if c in vowels else "C" for c in name)
-    turns = "VV" not in kinds and "CC" not in kinds
-    return turns and len(name) >= min_letters and tokens[-1] == len(chars)
+    kinds = "".join("V" if letter in vowels else "C" for letter in name)
+    alternates = "VV" not in kinds and "CC" not in kinds
+    has_end = tokens[-1] == len(chars)
+    return alternates and has_end and len(name) >= min_letters
 
 
-# === AUTOGRAD: numbers that remember how they were computed ===
-class Value:
-    """A number in a graph: data, the inputs it came from, and d(self)/d(input) for each of them."""
+def split_names(names):
+    """Shuffle the names that fit into the context, and split them into three lists.
 
-    __slots__ = ("data", "grad", "_inputs", "_local_grads", "_order")
-    _created = itertools.count()
-
-    def __init__(self, data, inputs=(), local_grads=()):
-        self.data, self.grad = data, 0.0  # grad: d(result)/d(self), by result.backward()
-        self._inputs, self._local_grads = inputs, local_grads
-        self._order = next(Value._created)
-
-    def __add__(self, other):
-        other = other if isinstance(other, Value) else Value(other)
-        return Value(self.data + other.data, (self, other), (1.0, 1.0))
-
-    def __mul__(self, other):
-        other = other if isinstance(other, Value) else Value(other)
-        return Value(self.data * other.data, (self, other), (other.data, self.data))
-
-    # fmt: off
-    def __pow__(self, k): return Value(math.pow(self.data, k), (self,), (k * self.data ** (k - 1),))
-    def exp(self): return Value(y := math.exp(self.data), (self,), (y,))
-    def log(self): return Value(math.log(p := max(self.data, 1e-10)), (self,), (1.0 / p,))
-    def tanh(self): return Value(y := math.tanh(self.data), (self,), (1.0 - y * y,))
-    def relu(self): return Value(max(0.0, self.data), (self,), (float(self.data > 0),))
-    # The rest is made of those above.
-    def __neg__(self): return self * -1.0
-    def __sub__(self, other): return self + -other
-    def __rsub__(self, other): return -self + other
-    def __truediv__(self, other): return self * other**-1
-    def __rtruediv__(self, other): return self**-1 * other
-    def __rpow__(self, base): return (self * math.log(base)).exp()
-    __radd__, __rmul__ = __add__, __mul__
-    # fmt: on
-
-    def backward(self):
-        """Add d(self)/d(v) to the grad of every v below self. Works once: it frees the graph."""
-        nodes, seen = [self], {self}
-        for node in nodes:  # the list grows while we walk it: no recursion, any depth
-            for v in node._inputs:
-                if v._inputs and v not in seen:  # a leaf has nothing to pass on
-                    seen.add(v)
-                    nodes.append(v)
-        # Inputs exist before their node, so newest first is reverse topological order: a node's
-        # grad is complete by the time the node passes it on.
-        nodes.sort(key=lambda v: v._order, reverse=True)
-        self.grad = 1.0
-        for node in nodes:
-            grad = node.grad
-            for v, local_grad in zip(node._inputs, node._local_grads):
-                v.grad += local_grad * grad  # chain rule: dL/dv += dL/dnode * dnode/dv
-            del node._inputs, node._local_grads  # rather than all at the end: a quarter faster
-
-
-# fmt: off
-# Training computes on Values. Inference needs no gradient: on floats the same code makes no graph.
-def exp(x): return x.exp() if isinstance(x, Value) else math.exp(x)
-def log(x): return x.log() if isinstance(x, Value) else math.log(max(x, 1e-10))
-def relu(x): return x.relu() if isinstance(x, Value) else max(0.0, x)
-def floats(xs): return [x.data for x in xs] if xs and isinstance(xs[0], Value) else xs
-# fmt: on
-
-
-def dot(a, b):
-    """sum_i a[i] b[i] as ONE node, or a float if a and b are both lists of floats.
-
-    16 multiplies and 15 adds would be 31 nodes. A tensor library does the same one level up: its
-    node is a whole matrix product. Raises ValueError if the lengths differ.
+    The first is for the training of the base model, the second is to make pairs of, and the third
+    is held out: no training ever sees these names. No name stands in two of the lists.
     """
-    xs, ys = floats(a), floats(b)
-    total = 0.0  # a loop, because sum() of floats rounds differently from Python 3.12 on
-    for x, y in zip(xs, ys, strict=True):
-        total += x * y
-    if xs is a:  # a holds floats, which floats() hands back as they are: no gradient for a
-        return total if ys is b else dot(b, a)
-    if ys is b:
-        return Value(total, [*a], [*ys])  # d(total)/d(a[i]) = b[i]
-    return Value(total, [*a, *b], [*ys, *xs])
-
-
-# --- AUTOGRAD DIFFERENCES IN THIS SCRIPT ---
-# None: this is the canonical code of docs/autograd-interface.md, which the other scripts repeat.
-
-
-# === MODEL: from the tokens so far to a score for every next token, to whole names ===
-def softmax(logits):
-    """[n] scores -> [n] probabilities."""
-    peak = max(floats(logits))  # a constant: to shift all scores changes no probability
-    exps = [exp(x - peak) for x in logits]  # at most 1, so no score is too large
-    scale = dot(exps, [1.0] * len(exps)) ** -1  # 1 / their sum
-    return [e * scale for e in exps]
-
-
-def linear(x, w):
-    """x [n_in], w [n_out][n_in] -> w x [n_out]."""
-    return [dot(row, x) for row in w]
-
-
-def rmsnorm(x):
-    """[n] -> x / rms(x) [n] (Zhang & Sennrich 2019, eq. 4 without gain; 1e-5 is for x near 0)."""
-    scale = (dot(x, x) * (1 / len(x)) + 1e-5) ** -0.5
-    return [xi * scale for xi in x]
-
-
-def attend(q, keys, values):
-    """softmax(q K^T / sqrt(d)) V for one query of one head (Vaswani et al. 2017, eq. 1).
-
-    q [d], keys and values [t][d] -> output [d], weights [t].
-    """
-    weights = softmax([dot(q, k) * len(q) ** -0.5 for k in keys])
-    return [dot(weights, column) for column in zip(*values)], weights
-
-
-def gpt(state_dict, token_id, pos_id, cache):
-    """Logits [vocab_size] for what follows `token_id` at position `pos_id`, given the past.
-
-    The past is `cache`: {} at the start of a name, then each layer's keys, values and attention
-    weights (Values in training: gradients flow back through it). It holds nothing later than
-    this position, so no token sees ahead: the causal mask is here the order of time.
-    """
-    # x [n_embd] is what this position knows: at first only its token and its place.
-    x = rmsnorm([t + p for t, p in zip(state_dict["wte"][token_id], state_dict["wpe"][pos_id])])
-    for layer in range(n_layer):
-        keys, values, maps = cache.setdefault(layer, ([], [], []))
-        h = rmsnorm(x)  # into attention: only here does a position learn from others
-        q = linear(h, state_dict[f"layer{layer}.attn_wq"])  # what this position looks for
-        keys.append(linear(h, state_dict[f"layer{layer}.attn_wk"]))  # what it can be found by
-        values.append(linear(h, state_dict[f"layer{layer}.attn_wv"]))  # what it then hands over
-        heads = []
-        for start in range(0, n_embd, n_embd // n_head):
-            part = slice(start, start + n_embd // n_head)  # this head's share of the numbers
-            out, weights = attend(q[part], [k[part] for k in keys], [v[part] for v in values])
-            heads += out  # [n_embd] when all heads are in
-            maps.append(weights)  # by position, then by head
-        # x + f(x): each half of a layer only adds to x, so gradients have a straight way back.
-        x = [a + b for a, b in zip(x, linear(heads, state_dict[f"layer{layer}.attn_wo"]))]
-        h = rmsnorm(x)  # into the MLP, where each position works on its own
-        h = [relu(hi) for hi in linear(h, state_dict[f"layer{layer}.mlp_fc1"])]  # [4 * n_embd]
-        x = [a + b for a, b in zip(x, linear(h, state_dict[f"layer{layer}.mlp_fc2"]))]
-    return linear(x, state_dict["lm_head"])
-
-
-def init_model(vocab_size):
-    """A state_dict of matrices, Gaussian of std 0.08, in microgpt's order: same seed, same draw."""
-    n = n_embd
-    shapes = {"wte": (vocab_size, n), "wpe": (block_size, n), "lm_head": (vocab_size, n)}
-    for i in range(n_layer):
-        shapes |= {f"layer{i}.attn_{w}": (n, n) for w in ("wq", "wk", "wv", "wo")}
-        shapes |= {f"layer{i}.mlp_fc1": (4 * n, n), f"layer{i}.mlp_fc2": (n, 4 * n)}
-    return {
-        name: [[Value(random.gauss(0, 0.08)) for _ in range(columns)] for _ in range(rows)]
-        for name, (rows, columns) in shapes.items()
-    }
+    names = [name for name in dict.fromkeys(names) if len(name) < block_size]
+    random.shuffle(names)
+    first_heldout = num_steps + num_pair_names
+    return names[:num_steps], names[num_steps:first_heldout], names[first_heldout:]
 
 
 def completion_probs(model, tokens):
-    """[boundary, prompt, ...] -> for each token after the prompt p(. | all before) [vocab_size]."""
+    """For each token of the completion, the probabilities [vocab_size] of all tokens in its place.
+
+    A name is a boundary, the prompt, and the completion. The completion ends with a boundary, too.
+    For "anna", with dots for the boundaries, the result has four rows:
+
+        read so far     .a    .an    .ann    .anna
+        a row for       n     n      a       .
+    """
     cache = {}
-    probs = [softmax(gpt(model, token, i, cache)) for i, token in enumerate(tokens[:-1])]
-    return probs[1:]  # what follows the boundary is the prompt: given, so not judged
+    gpt(model, tokens[0], 0, cache)  # reads the boundary, only to fill the cache
+    probs = []
+    for position in range(1, len(tokens) - 1):  # the last token is only predicted, never read
+        logits = gpt(model, tokens[position], position, cache)
+        probs.append(softmax(logits))
+    return probs
 
 
 def complete(model, prompt):
-    """Tokens from boundary and prompt (a token id) to the next boundary, or as far as block_size.
+    """Write a name that begins with the token `prompt`. Return all of its tokens.
 
-    Drawn at temperature 1: what is drawn is what the model's probabilities say.
+    The last token is a boundary, unless the name was cut off at the end of the context.
     """
-    bos, cache = len(model["wte"]) - 1, {}
-    tokens = [bos, prompt]
-    gpt(model, bos, 0, cache)
-    while len(tokens) <= block_size and tokens[-1] != bos:
-        probs = softmax(gpt(model, tokens[-1], len(tokens) - 1, cache))
+    boundary = len(model["wte"]) - 1  # the last row of the token embeddings
+    tokens = [boundary, prompt]
+    cache = {}
+    gpt(model, boundary, 0, cache)  # reads the boundary, only to fill the cache
+    # The model can read block_size tokens. So the last token that it can write is one more.
+    while len(tokens) < block_size + 1 and tokens[-1] != boundary:
+        logits = gpt(model, tokens[-1], len(tokens) - 1, cache)
+        probs = softmax(logits)
         tokens.append(random.choices(range(len(probs)), weights=probs)[0])
     return tokens
 
 
 def kl_divergence(probs, ref_probs):
-    """KL(p || q) = sum p log(p / q) in nats, summed over the positions of one completion.
+    """KL(p || q) = sum of p_i * log(p_i / q_i), in nats, added up over the positions of one name.
 
-    probs and ref_probs: [positions][vocab_size]. The mean of this over completions that the model
-    wrote estimates KL(model || reference) of whole ones, by the chain rule of relative entropy.
+    probs and ref_probs are [positions][vocab_size], with the rows p and q. The logarithm of the
+    probability of a completion is a sum over its positions. At each position, the token is drawn
+    with the probabilities p, so the average of log(p / q) over this draw is known: it is the sum
+    above. The mean over names that the policy wrote estimates the KL divergence of its completions
+    from those of the reference.
     """
     total = 0.0
     for p, q in zip(probs, ref_probs, strict=True):
-        total = total + dot(p, [log(x) for x in p]) - dot(p, [log(x) for x in q])
+        total += math.fsum(p_i * (log(p_i) - log(q_i)) for p_i, q_i in zip(p, q))
     return total
 
 
-def token_probs(model, tokens):
-    """Of each token after the prompt, the probability that the model gave it."""
-    return [p[i] for p, i in zip(completion_probs(model, tokens), tokens[2:], strict=True)]
-
-
-# === TRAINING: first a model of names, then one that writes what the rule prefers ===
-def name_loss(state_dict, tokens, cache):
-    """Cross-entropy: mean of -log p(next token), in nats. `cache`: {}, filled for a later look."""
-    n, total = min(block_size, len(tokens) - 1), 0.0  # tokens beyond the context are left out
-    for pos_id in range(n):
-        probs = softmax(gpt(state_dict, tokens[pos_id], pos_id, cache))
-        total = total - log(probs[tokens[pos_id + 1]])
-    return total * (1 / n)
-
-
-def adam_step(params, m, v, step, lr):
-    """One update of params, in place (Kingma & Ba 2015, algorithm 1; step >= 1). Clears grads."""
-    correct1, correct2 = 1 / (1 - beta1**step), 1 / (1 - beta2**step)  # undoes that m, v start at 0
-    for i, p in enumerate(params):
-        m[i] = beta1 * m[i] + (1 - beta1) * p.grad  # which way, on average
-        v[i] = beta2 * v[i] + (1 - beta2) * p.grad * p.grad  # how steep, on average
-        p.data -= lr * m[i] * correct1 / (math.sqrt(v[i] * correct2) + eps_adam)
-        p.grad = 0.0
-
-
-def train(state_dict, names, chars):
-    """Train in place, one name a step; after each step, yield the loss that it started from."""
-    params = [p for matrix in state_dict.values() for row in matrix for p in row]
-    m, v = [0.0] * len(params), [0.0] * len(params)
-    for step in range(num_steps):
-        loss = name_loss(state_dict, encode(names[step % len(names)], chars), {})
-        loss.backward()
-        adam_step(params, m, v, step + 1, learning_rate * (1 - step / num_steps))
-        yield loss.data
-
-
-def advantages(rewards):
-    """A_i = r_i - mean(r): how much better an answer is than its siblings.
-
-    Subtracting a baseline b that does not depend on the answer leaves the expected gradient as it
-    is, since E[b grad log pi] = b grad (sum of pi) = 0, and usually lowers its variance. PPO trains
-    a value function for b. That r_i is in its own mean only scales: A_i = (1 - 1/G) (r_i - mean of
-    the rest). DeepSeekMath also divides by the standard deviation of r: lopsided groups weigh more.
-    """
-    baseline = mean(rewards)
-    return [r - baseline for r in rewards]
-
-
-def sample_group(policy, reference, prompt, chars):
-    """A prompt's group_size rewards, and answers: [(tokens, advantage, old_probs, ref_probs)]."""
-    group = [complete(policy, prompt) for _ in range(group_size)]
-    rewards = [float(is_preferred(tokens, chars)) for tokens in group]  # asks the rule, no model
-    old_probs, ref_probs = ([token_probs(m, t) for t in group] for m in (policy, reference))
-    return rewards, list(zip(group, advantages(rewards), old_probs, ref_probs))
-
-
-def clipped_objective(ratio, advantage):
-    """min(r A, clip(r, 1 - eps, 1 + eps) A) (PPO: Schulman et al. 2017, eq. 7); whether it clips.
-
-    A > 0, the token should get likelier:       (1 + eps) A  where r > 1 + eps, else  r A
-    A < 0, the token should get less likely:    (1 - eps) A  where r < 1 - eps, else  r A
-    r = pi / pi_old, 1 for new samples. What has moved by eps the right way gains nothing more, so
-    samples serve more than once. What has moved the wrong way keeps its gradient, to come back.
-    """
-    r = floats([ratio])[0]
-    clipped = min(max(r, 1 - clip_eps), 1 + clip_eps) * advantage  # a float: no gradient
-    return (clipped, True) if clipped < r * advantage else (ratio * advantage, False)
-
-
-def kl_estimate(prob, ref_prob):
-    """u - log u - 1, u = ref / pi, of a token that pi drew (Shao et al. 2024, eq. 4).
-
-    Its mean over pi's tokens is KL(pi || ref), since E[u] = 1. -log u alone may be negative; this
-    cannot, as log u <= u - 1 (Schulman 2020). A catch: with the tokens given, its gradient is
-    (1 - u) grad log pi. If pi drew them (epoch 1), its mean is, per context, that of KL(ref || pi).
-    """
-    return (ref_prob / prob - 1.0) - (log(ref_prob) - log(prob))
-
-
-def answer_loss(policy, tokens, advantage, old_probs, ref_probs):
-    """Loss of one answer, and how many of its tokens are clipped."""
-    loss, clipped = 0.0, 0
-    for prob, old, ref in zip(token_probs(policy, tokens), old_probs, ref_probs, strict=True):
-        objective, is_clipped = clipped_objective(prob / old, advantage)  # one A for all tokens
-        clipped += is_clipped
-        loss = loss + kl_coef * kl_estimate(prob, ref) - objective  # InstructGPT: KL in the reward
-    # DeepSeekMath has means over the tokens: the longer a wrong answer, the less each is punished.
-    return loss, clipped
-
-
-def train_policy(policy, reference, prompts, chars):
-    """GRPO in place (Shao et al. 2024, algorithm 1, with one reference throughout).
-
-    Yields a dict per step. No loss: it would not fall, as advantages add up to 0 in every group.
-    """
-    params = [p for matrix in policy.values() for row in matrix for p in row]
-    m, v = [0.0] * len(params), [0.0] * len(params)
-    for step in range(grpo_steps):
-        old = {key: [floats(row) for row in rows] for key, rows in policy.items()}
-        groups = [sample_group(old, reference, next(prompts), chars) for _ in range(step_prompts)]
-        answers = [answer for _, group in groups for answer in group]
-        for update in range(step * inner_epochs, (step + 1) * inner_epochs):
-            clipped = 0  # none in the first epoch, where ratios are 1; few once updates get small
-            for answer in answers:
-                loss, count = answer_loss(policy, *answer)
-                (loss * (1 / len(answers))).backward()  # the grads of all answers add up
-                clipped += count
-            adam_step(params, m, v, update + 1, learning_rate * (1 - step / grpo_steps))
-        kls = [math.fsum(map(kl_estimate, probs, ref)) for _, _, probs, ref in answers]
-        record = {"rewards": [r for r, _ in groups], "kl": mean(kls), "clipped": clipped}
-        yield record | {"tokens": sum(len(tokens) - 2 for tokens, *_ in answers)}
-
-
-# === INFERENCE: judge a model by what it writes, and its gradient by how much it scatters ===
 def judge(model, reference, prompts, chars):
-    """One completion of each prompt: the names, and what would tell a cheat, as a dict."""
-    samples = [complete(model, prompt) for prompt in prompts]
-    names = [spell(tokens, chars) for tokens in samples]
-    kls = [
-        kl_divergence(completion_probs(model, t), completion_probs(reference, t)) for t in samples
-    ]
-    return names, {
-        "preferred_rate": mean([is_preferred(tokens, chars) for tokens in samples]),
-        "mean_length": mean([len(name) for name in names]),
+    """Let a model of floats complete each prompt. Return the names, and figures about them.
+
+    The figures are {"preferred_rate": share of preferred names, "unique_share": share of different
+    names, "mean_length": letters per name, "kl": mean KL divergence from the reference, per name}.
+    """
+    names = []
+    preferred = []
+    kls = []
+    for prompt in prompts:
+        tokens = complete(model, prompt)
+        names.append(spell(tokens, chars))
+        preferred.append(is_preferred(tokens, chars))
+        probs = completion_probs(model, tokens)
+        kls.append(kl_divergence(probs, completion_probs(reference, tokens)))
+    figures = {
+        "preferred_rate": mean(preferred),
         "unique_share": len(set(names)) / len(names),
-        "kl": mean(kls),  # nats per name that the model has moved away from the reference
+        "mean_length": mean([len(name) for name in names]),
+        "kl": mean(kls),
+    }
+    return names, figures
+
+
+def judge_models(models, reference, prompts, chars):
+    """Judge several models {title: model}. Return {title: names} and {title: figures}."""
+    samples = {}
+    figures = {}
+    for title, model in models.items():
+        samples[title], figures[title] = judge(model, reference, prompts, chars)
+    return samples, figures
+
+
+def show_names(titles, rows):
+    """Print the first eight rows of names in columns. Vowels are in capitals for the eye."""
+    capitals = str.maketrans(vowels, vowels.upper())
+    print("".join(f"{title:<13}" for title in titles).rstrip())
+    for names in rows[:8]:
+        print("".join(f"{name.translate(capitals):<13}" for name in names).rstrip())
+
+
+# === HOW GOOD IT IS: the course of training, and the noise of the gradient ===
+def summarize(records):
+    """Figures of some steps of training, from their records.
+
+    {"reward": mean reward, "variance": variance of the rewards within a group, on average,
+    "silent": share of silent groups, "cut": share of the tokens that are cut in the last update of
+    a step, "kl": KL divergence from the reference, per answer, as kl_estimate() has it}
+    """
+    rewards = []
+    variances = []
+    kls = []
+    num_tokens = 0
+    num_cut = 0
+    for record in records:
+        num_cut += record["num_cut"]
+        for group in record["groups"]:
+            group_rewards = [answer["reward"] for answer in group]
+            rewards += group_rewards
+            variances.append(mean([a**2 for a in sibling_advantages(group_rewards)]))
+            for answer in group:
+                both = zip(answer["old_probs"], answer["ref_probs"])
+                kls.append(math.fsum(kl_estimate(prob, ref_prob) for prob, ref_prob in both))
+                num_tokens += len(answer["old_probs"])
+    return {
+        "reward": mean(rewards),
+        "variance": mean(variances),
+        "silent": mean([variance == 0 for variance in variances]),
+        "cut": num_cut / num_tokens,
+        "kl": mean(kls),
     }
 
 
-def score(model, tokens):
-    """d log pi(answer) / d(weight), for every weight: times the advantage, a policy gradient."""
-    leaves = {key: [[Value(x) for x in row] for row in rows] for key, rows in model.items()}
-    log_probs = [log(prob) for prob in token_probs(leaves, tokens)]
-    dot(log_probs, [1.0] * len(log_probs)).backward()
-    return [leaf.grad for rows in leaves.values() for row in rows for leaf in row]
+def watch_training(reference, prompts, chars, advantages_of):
+    """Train a copy of the reference, and show its progress. Return the policy and all records.
 
-
-def gradient_variance(advs, scores):
-    """Of the vectors A * score, as if independent: the trace of their covariance."""
-    center = [dot(advs, column) / len(advs) for column in zip(*scores)]
-    squares = [a * a * dot(s, s) for a, s in zip(advs, scores)]
-    return (mean(squares) - dot(center, center)) * len(advs) / (len(advs) - 1)
-
-
-def compare_baselines(model, prompts, chars):
-    """Gradient variance by what is taken off a reward: nothing, the batch's mean, the group's.
-
-    Of rewards 0 and 1 with a share p of ones, r^2 averages p, (r - b)^2 about p (1 - p): the more
-    answers are right, the more a baseline saves. If prompts were equally hard, the noise of a mean
-    of 7 siblings would cost about 1/7 more than the batch's. It does (group_to_batch_after): here
-    the first letter tells little. Groups pay if prompts differ in difficulty, or come one by one.
+    The policy is returned in floats.
     """
-    groups = [sample_group(model, model, prompt, chars) for prompt in prompts]
-    rewards = [r for group_rewards, _ in groups for r in group_rewards]
-    scores = [score(model, tokens) for _, group in groups for tokens, *_ in group]
-    siblings = [a / (1 - 1 / group_size) for r, _ in groups for a in advantages(r)]  # unshrunk
-    kinds = {"none": rewards, "batch": advantages(rewards), "group": siblings}  # 1 - 1/240 stays
-    return {kind: gradient_variance(advs, scores) for kind, advs in kinds.items()}
+    policy = as_values(reference)
+    records = []
+    started = time.perf_counter()
+    for record in train_grpo(policy, reference, prompts, chars, advantages_of):
+        records.append(record)
+        if len(records) % show_every == 0:
+            show_steps(len(records), summarize(records[-show_every:]), started)
+    return as_floats(policy), records
 
 
-def summary(groups):
-    """Of groups of 0/1 rewards: mean, variance, share of silent ones: only the KL acts there."""
-    means = [mean(rewards) for rewards in groups]
-    return mean(means), mean([m * (1 - m) for m in means]), mean([m in (0, 1) for m in means])
+def train_policies(reference, prompts, chars):
+    """Train one policy with each kind of advantages. Return {title: policy}, {title: records}.
+
+    The three have the same prompts, steps, rate and price. So they show what the advantages do at
+    this price. They do not show what each could do at a price that was chosen for it.
+    """
+    kinds = {
+        "siblings": sibling_advantages,
+        "divided": divided_advantages,
+        "plain": plain_advantages,
+    }
+    policies = {}
+    records = {}
+    for title, advantages_of in kinds.items():
+        show_header(title)
+        policies[title], records[title] = watch_training(reference, prompts, chars, advantages_of)
+    return policies, records
 
 
-# === OUTPUT: progress, drawings, results ===
-def show_progress(step, num_steps, loss, started):
-    """Rewrite one line on a terminal; in a pipe, print the first steps and every tenth of them."""
-    spent = time.perf_counter() - started
-    left = spent * (num_steps / step - 1)
-    line = f"step {step:4d}/{num_steps}  loss {loss:.5f}  {spent:5.1f} s, {left:5.1f} s left"
-    if os.isatty(1):  # somebody watches
-        print(f"\r{line} ", end="\n" if step == num_steps else "")
-    elif step <= 3 or step % max(1, num_steps // 10) == 0:
-        print(line)
+def log_prob_gradient(model, tokens):
+    """dlog p for every parameter of a model of floats, where p is the probability of an answer."""
+    values = as_values(model)
+    log_p = 0.0
+    for prob in token_probs(values, tokens):
+        log_p = log_p + log(prob)
+    log_p.backward()
+    return [p.grad for matrix in values.values() for row in matrix for p in row]
 
 
-def mean(values):
-    return math.fsum(values) / len(values)  # fsum rounds once, so alike on every Python
+def gradient_noise(advantages, gradients):
+    """How far advantage * dlog p scatters from answer to answer: its variance.
+
+    advantages [answers], gradients [answers][parameters]. For each parameter, the variance is the
+    mean of the squares minus the square of the mean. The result is their sum over the parameters.
+    """
+    squares = [a**2 * dot(gradient, gradient) for a, gradient in zip(advantages, gradients)]
+    noise = mean(squares)
+    # zip(*gradients) yields the columns: the numbers of the first parameter, and so on.
+    for column in zip(*gradients):
+        noise -= (dot(advantages, column) / len(advantages)) ** 2
+    return noise
 
 
-def draw_step(step, record):
-    """Print a step's figures, and a bar for its reward."""
-    reward, _, silent = summary(record["rewards"])
-    line = f"{step:9}{silent:15.2f}{record['clipped'] / record['tokens']:16.3f}{record['kl']:11.2f}"
-    print(f"{line}{reward:13.2f} {'#' * round(40 * reward)}".rstrip())
+def compare_baselines(model, groups):
+    """The noise with three baselines, on the same groups, which the model has written.
 
+    {"plain": of the rewards, "constant": of the rewards minus the best constant, "siblings": of the
+    rewards minus the mean of the siblings, "best_constant": that constant}
 
-def print_results(rows):
-    """Print the results, one a line: name, value, and the bound that the tests hold it to."""
-    print("\n=== results ===")
-    for name, value, criterion in rows:
-        value = f"{value:.4f}" if isinstance(value, float) else value
-        print(f"{name:<26}{value:<9}{criterion}".rstrip())
+    The plain rewards are no fair rival, because their noise depends on which reward is called 0. So
+    the siblings are also compared with the constant b that makes the mean of
+
+        (reward - b)^2 * |dlog p|^2
+
+    smallest, where |dlog p|^2 is the sum of the squares over all parameters. (This is the noise but
+    for the square of the mean, which no baseline changes on average.) Such a b is known only
+    afterwards. The derivative by b has to be 0, which gives
+
+        b = mean of (reward * |dlog p|^2) / mean of |dlog p|^2
+    """
+    rewards = []
+    siblings = []
+    gradients = []
+    for group in groups:
+        group_rewards = [answer["reward"] for answer in group]
+        rewards += group_rewards
+        for advantage in sibling_advantages(group_rewards):
+            # This undoes the factor of 7/8. Smaller advantages have less noise, but no merit by it.
+            siblings.append(advantage * len(group) / (len(group) - 1))
+        gradients += [log_prob_gradient(model, answer["tokens"]) for answer in group]
+    squares = [dot(gradient, gradient) for gradient in gradients]
+    best_constant = dot(rewards, squares) / math.fsum(squares)
+    return {
+        "plain": gradient_noise(rewards, gradients),
+        "constant": gradient_noise([reward - best_constant for reward in rewards], gradients),
+        "siblings": gradient_noise(siblings, gradients),
+        "best_constant": best_constant,
+    }
 
 
 # === MAIN ===
 def main():
     started = time.perf_counter()
     random.seed(42)
-    names = [name for name in dict.fromkeys(load_names()) if len(name) < block_size]
-    random.shuffle(names)
-    chars = sorted(set("".join(names)))  # the boundary is one more token
-    firsts = [chars.index(name[0]) for name in names[num_steps:]]  # a prompt each
-    own_prompts, prompts = firsts[:num_pair_names], firsts[num_pair_names:][:num_prompts]
-    model = init_model(len(chars) + 1)
-    print(f"The base model, on {num_steps} names:")
-    for step, loss in enumerate(train(model, names, chars), 1):  # on the first num_steps
-        show_progress(step, num_steps, loss, started)
-    base = {key: [floats(row) for row in rows] for key, rows in model.items()}
-    base_samples, base_judged = judge(base, base, prompts, chars)
-    print("\nGRPO step  silent groups  clipped tokens  KL (nats)  mean reward")
-    records = []
-    for record in train_policy(model, base, iter(own_prompts), chars):
-        records.append(record)
-        draw_step(len(records), record)
-    policy = {key: [floats(row) for row in rows] for key, rows in model.items()}
-    samples, judged = judge(policy, base, prompts, chars)
-    capitals = str.maketrans(vowels, vowels.upper())  # for the eye
-    print("\nbase   " + "".join(f"{name:>8}" for name in base_samples[:11]).translate(capitals))
-    print("policy " + "".join(f"{name:>8}" for name in samples[:11]).translate(capitals))
-    before, after = (compare_baselines(m, own_prompts[-num_probes:], chars) for m in (base, policy))
-    groups = [rewards for record in records for rewards in record["rewards"]]
-    first, last = summary(groups[:20]), summary(groups[-20:])  # five steps; updated after each
-    tokens, clipped = (sum(record[key] for record in records) for key in ("tokens", "clipped"))
-    rate, length = base_judged["preferred_rate"], base_judged["mean_length"]
-    rows = [
-        ("base_preferred_rate", rate, ""),
-        ("preferred_rate", judged["preferred_rate"], f"> {rate + 0.3:.4f}"),
-        ("base_mean_length", length, ""),
-        ("mean_length", judged["mean_length"], f"{length - 0.9:.4f} to {length + 0.9:.4f}"),
-        ("base_unique_share", base_judged["unique_share"], ""),
-        ("unique_share", judged["unique_share"], "> 0.85"),
-        ("kl", judged["kl"], "< 2"),  # exact in each context; training's are estimates
-        ("reward_first", first[0], ""),
-        ("reward_last", last[0], f"> {first[0] + 0.3:.4f}"),
-        ("reward_variance_first", first[1], ""),  # within a group
-        ("reward_variance_last", last[1], ""),
-        ("silent_share", summary(groups)[2], ""),
-        ("clip_fraction", clipped / tokens, "> 0"),
-        *((f"grad_variance_{kind}", value, "") for kind, value in before.items()),
-        *((f"grad_variance_{kind}_after", value, "") for kind, value in after.items()),
-        ("variance_ratio_after", after["group"] / after["none"], "< 0.5"),
-        ("group_to_batch_after", after["group"] / after["batch"], ""),
-        ("verdicts", len(groups) * group_size, ""),
-        ("generated_tokens", tokens, ""),
-        ("runtime_seconds", time.perf_counter() - started, "< 420"),
-    ]
-    print_results(rows)
+
+    names = load_names()
+    chars = sorted(set("".join(names)))
+    base_names, pair_names, heldout = split_names(names)
+    prompts = [chars.index(name[0]) for name in heldout[:num_prompts]]
+    print(f"Training the base model on {len(base_names)} names:")
+    model = as_values(init_model(len(chars) + 1, n_embd))
+    show_training(train(model, base_names, chars), num_steps)
+    reference = as_floats(model)  # frozen from here on
+    base_samples, base = judge(reference, reference, prompts, chars)
+
+    # What does a group look like? All of these are used below to measure the noise.
+    train_prompts = [chars.index(name[0]) for name in pair_names]
+    probes = train_prompts[-num_probes:]
+    base_groups = [sample_group(reference, reference, prompt, chars) for prompt in probes]
+    show_group(base_groups[0], chars)
+
+    # Three policies, which differ in the advantage alone.
+    explain_columns()
+    policies, records = train_policies(reference, train_prompts, chars)
+
+    # What does each model write, how often is it preferred, and how far has the model moved?
+    samples, figures = judge_models(policies, reference, prompts, chars)
+    show_models({"base": base_samples, **samples}, {"base": base, **figures})
+    grpo = figures["siblings"]
+    first_steps = summarize(records["siblings"][:show_every])
+    last_steps = summarize(records["siblings"][-show_every:])
+
+    # How noisy is the gradient with each baseline, before and after training?
+    policy = policies["siblings"]
+    groups = [sample_group(policy, reference, prompt, chars) for prompt in probes]
+    noise = compare_baselines(policy, groups)
+    show_noise({"base": compare_baselines(reference, base_groups), "siblings": noise})
+
+    print_results(
+        [
+            ("base_preferred_rate", base["preferred_rate"], ""),
+            ("preferred_rate", grpo["preferred_rate"], f"> {base['preferred_rate'] + 0.3:.4f}"),
+            ("divided_preferred_rate", figures["divided"]["preferred_rate"], ""),
+            ("plain_preferred_rate", figures["plain"]["preferred_rate"], ""),
+            ("kl", grpo["kl"], "< 2"),
+            ("divided_kl", figures["divided"]["kl"], ""),
+            ("plain_kl", figures["plain"]["kl"], f"> {grpo['kl'] + 0.2:.4f}"),
+            ("unique_share", grpo["unique_share"], "> 0.85"),
+            ("mean_length", grpo["mean_length"], "4.7 to 6.4"),
+            ("reward_gain", last_steps["reward"] - first_steps["reward"], "> 0.3"),
+            ("cut_share", summarize(records["siblings"])["cut"], "> 0"),
+            ("noise_to_plain", noise["siblings"] / noise["plain"], "< 0.5"),
+            ("noise_to_constant", noise["siblings"] / noise["constant"], ""),
+            ("runtime_seconds", time.perf_counter() - started, "< 420"),
+        ]
+    )
+
+
+# === DRAWING: nothing below is needed to understand the algorithm ===
+def show_group(group, chars):
+    """Print one group: its answers, their rewards, and all three kinds of advantages."""
+    rewards = [answer["reward"] for answer in group]
+    plain = plain_advantages(rewards)
+    siblings = sibling_advantages(rewards)
+    divided = divided_advantages(rewards)
+    capitals = str.maketrans(vowels, vowels.upper())
+    print(f"\nThe base model answers one prompt {len(rewards)} times. Vowels are in capitals:")
+    print("name      reward    advantage: plain    siblings    divided")
+    for i, answer in enumerate(group):
+        name = spell(answer["tokens"], chars).translate(capitals)
+        print(f"{name:<10}{rewards[i]:6.0f}{plain[i]:20.3f}{siblings[i]:12.3f}{divided[i]:11.3f}")
+    std = math.sqrt(mean([a**2 for a in siblings]))
+    print("plain       the reward itself")
+    print(f"siblings    minus the mean of the rewards in the group, {mean(rewards):.3f}")
+    print(f"divided     also divided by their standard deviation, {std:.3f}")
+
+
+def explain_columns():
+    """Print what the columns of show_steps() mean."""
+    print("\nThe next three tables are about what the policies write in training:")
+    print("silent      share of the groups whose rewards are all equal")
+    print("variance    of the rewards within a group, on average")
+    print("cut         share of the tokens whose push was stopped in the second update")
+    print("KL          estimated KL divergence from the reference per name, in nats (the unit of")
+    print("            the natural logarithm)")
+
+
+def show_header(title):
+    """Print the titles of the columns of show_steps()."""
+    print(f'\nTraining the policy "{title}":')
+    print("  steps    silent    variance     cut      KL    mean reward")
+
+
+def show_steps(step, figures, started):
+    """Print a line about the last steps of a training."""
+    elapsed = time.perf_counter() - started
+    remaining = elapsed * (grpo_steps / step - 1)
+    first = step - show_every + 1
+    bar = "#" * round(20 * figures["reward"])
+    print(
+        f"{first:2} to {step:2}{figures['silent']:8.2f}{figures['variance']:12.3f}"
+        f"{figures['cut']:10.3f}{figures['kl']:8.2f}{figures['reward']:8.2f} {bar:<20}"
+        f"  {elapsed:5.1f} s, {remaining:5.1f} s left"
+    )
+
+
+def show_models(samples, figures):
+    """Print a line per model, then some of the names that each wrote."""
+    print(f"\nWhat {num_prompts} names of each model are like:")
+    print("          preferred  different  mean length  KL to the reference")
+    for title, row in figures.items():
+        print(
+            f"{title:9}{row['preferred_rate']:10.3f}{row['unique_share']:11.3f}"
+            f"{row['mean_length']:13.2f}{row['kl']:12.3f}"
+        )
+    print()
+    show_names(list(samples), list(zip(*samples.values())))
+
+
+def show_noise(noises):
+    """Print the noise of the gradient with each baseline, a line per model."""
+    print(
+        "\nNoise of the gradient, by what is subtracted from the rewards 1 and 0. The best constant"
+    )
+    print("stands in parentheses. It is known only afterwards:")
+    print("           nothing    the best constant    the mean of the siblings")
+    for title, noise in noises.items():
+        constant = f"{noise['constant']:.1f} ({noise['best_constant']:.2f})"
+        print(f"{title:9}{noise['plain']:9.1f}{constant:>21}{noise['siblings']:28.1f}")
+
+
+# === REPEATED from microgpt.py, word for word ===
+def encode(name, chars):
+    """The tokens of a name: the numbers of its letters, with a boundary in front and behind.
+
+    The token of a letter is its place in chars, and the boundary is the number after the last of
+    them. With chars a to z, "anna" becomes
+
+        [26, 0, 13, 13, 0, 26]        boundary a n n a boundary
+
+    Raises ValueError if a letter of the name is not in chars.
+    """
+    boundary = len(chars)
+    return [boundary, *[chars.index(letter) for letter in name], boundary]
+
+
+def spell(tokens, chars):
+    """The letters of the tokens, without boundaries: [26, 0, 13, 13, 0, 26] -> "anna"."""
+    return "".join(chars[token] for token in tokens if token < len(chars))
+
+
+class Value:
+    """A number, the numbers it was computed from, and how strongly it depends on each of them.
+
+    Take loss = (a * b + a) ** 2 with a = 2 and b = 3. Every operation makes a new Value:
+
+        product = a * b = 6        total = product + a = 8        loss = total ** 2 = 64
+
+    Each of them keeps its inputs, and the derivative of its own operation by each input. These are
+    called local gradients:
+
+        product: by a it is b = 3, by b it is a = 2
+        total: by product it is 1, by a it is 1
+        loss: by total it is 2 * total = 16
+
+    The Values and their inputs form a graph. backward() goes through it from the loss back to a and
+    b, and combines the local gradients by the chain rule.
+    """
+
+    __slots__ = ("data", "grad", "_inputs", "_local_grads", "_order")
+    _created = itertools.count()
+
+    def __init__(self, data, inputs=(), local_grads=()):
+        self.data = data  # the number itself
+        self.grad = 0.0  # d(loss)/d(self), once loss.backward() has been called
+        self._inputs = inputs  # the Values that it was computed from
+        self._local_grads = local_grads  # d(self)/d(input), a float for each input
+        self._order = next(Value._created)  # 0 for the first Value ever made, then 1, 2, ...
+
+    def __add__(self, other):
+        # d(a + b)/da = 1        d(a + b)/db = 1
+        other = other if isinstance(other, Value) else Value(other)
+        return Value(self.data + other.data, (self, other), (1.0, 1.0))
+
+    def __mul__(self, other):
+        # d(a * b)/da = b        d(a * b)/db = a
+        other = other if isinstance(other, Value) else Value(other)
+        return Value(self.data * other.data, (self, other), (other.data, self.data))
+
+    def __pow__(self, k):
+        # d(a ** k)/da = k * a ** (k - 1)        k is a plain number
+        local_grad = k * self.data ** (k - 1)
+        result = math.pow(self.data, k)  # unlike **, it raises an error for the root of -1
+        return Value(result, (self,), (local_grad,))
+
+    def exp(self):
+        # d(exp(a))/da = exp(a)
+        result = math.exp(self.data)
+        return Value(result, (self,), (result,))
+
+    def log(self):
+        # d(log(a))/da = 1 / a        a is a probability; log(0) does not exist, so a < 1e-10 counts
+        # as 1e-10
+        clipped = max(self.data, 1e-10)
+        return Value(math.log(clipped), (self,), (1 / clipped,))
+
+    def tanh(self):
+        # d(tanh(a))/da = 1 - tanh(a) ** 2
+        result = math.tanh(self.data)
+        return Value(result, (self,), (1 - result * result,))
+
+    def relu(self):
+        # d(relu(a))/da = 1 if a > 0, else 0
+        local_grad = 1.0 if self.data > 0 else 0.0
+        return Value(max(0.0, self.data), (self,), (local_grad,))
+
+    # The other operators are made of those above. The ones that start with r are for a plain
+    # number on the left: 2.0 - a calls a.__rsub__(2.0).
+    def __neg__(self):
+        return self * -1.0
+
+    def __sub__(self, other):
+        return self + -other
+
+    def __truediv__(self, other):
+        return self * other**-1
+
+    def __radd__(self, other):
+        return self + other
+
+    def __rmul__(self, other):
+        return self * other
+
+    def __rsub__(self, other):
+        return -self + other
+
+    def __rtruediv__(self, other):
+        return self**-1 * other
+
+    def __rpow__(self, base):
+        # base ** a = exp(a * log(base))
+        return (self * math.log(base)).exp()
+
+    def backward(self):
+        """Add d(self)/d(x) to x.grad, for every Value x that self was computed from.
+
+        The chain rule: if x is an input of several nodes of the graph, each of them contributes its
+        own gradient times its local gradient by x. In the example of the class, a is an input of
+        product and of total:
+
+            total.grad = 16        product.grad = 16 * 1 = 16
+            a.grad = 16 * 3 (by way of product) + 16 * 1 (by way of total) = 64
+
+        The graph is used up: a second backward() through a part of it raises AttributeError.
+        """
+        # Collect self and the Values below it. The list grows while the loop walks along it. A
+        # Value without inputs, such as a parameter, has nothing to pass on, so it is left out.
+        nodes = [self]
+        seen = {self}
+        for node in nodes:
+            for x in node._inputs:
+                if x._inputs and x not in seen:
+                    seen.add(x)
+                    nodes.append(x)
+        # A node may pass its gradient on only when the gradient is complete, which means that all
+        # that was computed from the node has passed its own gradient on. What was computed from a
+        # node is newer than the node. So the newest goes first: loss, then total, then product.
+        nodes.sort(key=lambda node: node._order, reverse=True)
+        self.grad = 1.0  # d(self)/d(self)
+        for node in nodes:
+            for x, local_grad in zip(node._inputs, node._local_grads):
+                x.grad += node.grad * local_grad
+            del node._inputs, node._local_grads  # frees their memory, as they are not needed again
+
+
+# --- AUTOGRAD DIFFERENCES IN THIS SCRIPT ---
+# None. This is the engine of microgpt and of docs/autograd-interface.md.
+
+
+# Training needs Values. A trained model only has to be asked, and needs no gradient: its numbers
+# are floats, which is much faster. The functions below take both.
+def exp(x):
+    """e to the power of x, a Value or a float."""
+    return x.exp() if isinstance(x, Value) else math.exp(x)
+
+
+def log(x):
+    """The natural logarithm of a probability, a Value or a float. x < 1e-10 counts as 1e-10."""
+    return x.log() if isinstance(x, Value) else math.log(max(x, 1e-10))
+
+
+def relu(x):
+    """x if it is positive, else 0. x is a Value or a float."""
+    return x.relu() if isinstance(x, Value) else max(0.0, x)
+
+
+def floats(xs):
+    """The numbers in a list of Values, without their history. A list of floats stays as it is."""
+    if xs and isinstance(xs[0], Value):
+        return [x.data for x in xs]
+    return xs
+
+
+def dot(a, b):
+    """a[0] * b[0] + a[1] * b[1] + ..., as one node of the graph.
+
+    A GPT consists mostly of dot products. With 16 numbers in a and b, * and + would make 31 nodes,
+    which all have to be created and walked through. One node is enough, because the derivatives
+    are known. With s = dot(a, b):
+
+        ds/da[i] = b[i]        ds/db[i] = a[i]
+
+    Tensor libraries go further in the same direction: there, a whole matrix product is one node.
+
+    a and b are each a list of Values or a list of floats. They may be the same list: then each
+    element is an input twice, and backward() adds up both contributions. The result is a Value if
+    one of them holds Values, else a float. Raises ValueError if the lengths differ.
+    """
+    xs = floats(a)
+    ys = floats(b)
+    total = 0.0  # in a loop, because the built-in sum() rounds differently from Python 3.12 on
+    for x, y in zip(xs, ys, strict=True):
+        total += x * y
+    inputs = []
+    local_grads = []
+    if a and isinstance(a[0], Value):
+        inputs += a
+        local_grads += ys
+    if b and isinstance(b[0], Value):
+        inputs += b
+        local_grads += xs
+    return Value(total, inputs, local_grads) if inputs else total
+
+
+def init_model(vocab_size, n_embd):
+    """The parameters {name: matrix}, random floats near 0. A matrix is a list of rows.
+
+        wte      [vocab_size][n_embd]    token embedding: one vector per token
+        wpe      [block_size][n_embd]    position embedding: one vector per position
+        lm_head  [vocab_size][n_embd]    from the final vector to one score per token
+        attn_wq, attn_wk, attn_wv, attn_wo  [n_embd][n_embd]       query, key, value, output
+        mlp_fc1  [4 * n_embd][n_embd]    the two matrices of the MLP
+        mlp_fc2  [n_embd][4 * n_embd]
+
+    The last six exist once per layer. MLP is short for multi-layer perceptron. A matrix of shape
+    [n_out][n_in] takes a vector of n_in numbers to one of n_out. The numbers are drawn from a
+    Gaussian with standard deviation 0.08, in the order of Karpathy's microgpt. (The width n_embd is
+    an argument, because other scripts make models of several widths.)
+    """
+    shapes = {
+        "wte": (vocab_size, n_embd),
+        "wpe": (block_size, n_embd),
+        "lm_head": (vocab_size, n_embd),
+    }
+    for layer in range(n_layer):
+        shapes[f"layer{layer}.attn_wq"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.attn_wk"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.attn_wv"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.attn_wo"] = (n_embd, n_embd)
+        shapes[f"layer{layer}.mlp_fc1"] = (4 * n_embd, n_embd)
+        shapes[f"layer{layer}.mlp_fc2"] = (n_embd, 4 * n_embd)
+    model = {}
+    for name, (rows, columns) in shapes.items():
+        model[name] = [[random.gauss(0, 0.08) for _ in range(columns)] for _ in range(rows)]
+    return model
+
+
+def as_values(model):
+    """A copy of a model in which every number is a Value, so that it can be trained."""
+    return {name: [[Value(x) for x in row] for row in matrix] for name, matrix in model.items()}
+
+
+def as_floats(model):
+    """A copy of a model in which every number is a float, so that it is frozen and fast."""
+    return {name: [floats(row) for row in matrix] for name, matrix in model.items()}
+
+
+def linear(x, matrix):
+    """Multiply a matrix [n_out][n_in] with a vector x [n_in]. Return [n_out].
+
+    Each row is compared with x: output i is the dot product of row i and x.
+    """
+    return [dot(row, x) for row in matrix]
+
+
+def softmax(logits):
+    """Turn scores [n] into probabilities [n]: exp(score), divided by the sum of all exp(score).
+
+    The probabilities are positive and sum to 1. Adding the same number to all scores does not
+    change them. So the largest score is subtracted first, and exp() never sees a number above 0,
+    which could overflow.
+    """
+    largest = max(floats(logits))
+    exps = [exp(x - largest) for x in logits]
+    total = dot(exps, [1.0] * len(exps))  # their sum, as one node
+    inverse = total**-1
+    return [e * inverse for e in exps]
+
+
+def rmsnorm(x):
+    """Rescale a vector [n] so that the mean of its squares is 1 (Zhang & Sennrich 2019, eq. 4).
+
+    Whatever the layers before have added up, the next one then meets numbers of the usual size. The
+    1e-5 keeps the division finite if all numbers are 0. The learned factors of the paper are left
+    out.
+    """
+    mean_square = dot(x, x) * (1 / len(x))
+    scale = (mean_square + 1e-5) ** -0.5
+    return [xi * scale for xi in x]
+
+
+def attention_weights(q, keys):
+    """How much a position reads each position: softmax(q . k / sqrt(d)) over the keys k.
+
+    q [d] is the query of the one that reads, and keys [t][d] has one key for each position up to
+    this one. Returns [t]: one weight per position, positive, with sum 1.
+
+    Why sqrt(d): a score is a sum of d products. The more there are, the farther apart the scores
+    tend to be, and with large differences softmax gives nearly all weight to one position. The
+    division keeps the scores of narrow and wide models alike.
+    """
+    scores = [dot(q, key) * len(q) ** -0.5 for key in keys]
+    return softmax(scores)
+
+
+def attend(q, keys, values):
+    """One attention head at one position: softmax(q K^T / sqrt(d)) V (Vaswani et al. 2017, eq. 1).
+
+    The paper writes it for all positions at once: K and V are the matrices whose rows are the keys
+    and the values [t][d]. The result [d] is an average of the values. A position counts the more,
+    the better its key matches the query. For example, with two positions and d = 4:
+
+        q . key of the positions    2.2 and 0
+        divided by sqrt(4)          1.1 and 0
+        softmax                     0.75 and 0.25
+        result                      0.75 * value of the first + 0.25 * value of the second
+    """
+    weights = attention_weights(q, keys)
+    result = []
+    for i in range(len(values[0])):
+        column = [value[i] for value in values]  # number i of the value of each position
+        result.append(dot(weights, column))
+    return result
+
+
+def embed(model, token, position):
+    """The vector [n_embd] that a position starts with: which token it has, and where it stands.
+
+    Attention by itself would not know the order of the letters. The position embedding tells it.
+    """
+    tok_emb = model["wte"][token]
+    pos_emb = model["wpe"][position]
+    return rmsnorm([t + p for t, p in zip(tok_emb, pos_emb)])
+
+
+def gpt(model, token, position, cache):
+    """The scores (logits) [vocab_size] of what may follow `token`, which stands at `position`.
+
+    The model reads one token per call. Attention also needs the keys and values of the earlier
+    positions, so each call keeps those of its own position in `cache`. It is {} at the start of a
+    name, then {layer: (keys, values)}, with a list of keys and a list of values, one per position.
+    No position can look ahead, because what comes later is not in the lists yet.
+
+    In training the cache holds Values. A later position reads the keys and values of an earlier
+    one, so its loss depends on them, and backward() goes back to the earlier position as well.
+    """
+    x = embed(model, token, position)  # [n_embd]: what this position knows so far
+    head_size = len(x) // n_head
+    for layer in range(n_layer):
+        # Attention: the position collects information from itself and the positions before it. A
+        # layer begins with a norm. (In layer 0 it changes little, as embed() ends with one.)
+        h = rmsnorm(x)
+        query = linear(h, model[f"layer{layer}.attn_wq"])  # what this position looks for
+        key = linear(h, model[f"layer{layer}.attn_wk"])  # what it can be found by
+        value = linear(h, model[f"layer{layer}.attn_wv"])  # what it hands over when it is found
+        if layer not in cache:
+            cache[layer] = ([], [])
+        keys, values = cache[layer]
+        keys.append(key)
+        values.append(value)
+        # One head can only make one average of the past. Several heads can look for several things
+        # at once. With 16 numbers and four heads, the first head works with the numbers 0 to 3 of
+        # every query, key and value, the second with 4 to 7, and so on.
+        heads = []
+        for start in range(0, len(x), head_size):
+            part = slice(start, start + head_size)
+            head_keys = [k[part] for k in keys]
+            head_values = [v[part] for v in values]
+            heads.extend(attend(query[part], head_keys, head_values))
+        attended = linear(heads, model[f"layer{layer}.attn_wo"])  # mixes what the heads found
+        # x + f(x): a layer adds to x and does not replace it. So what x knew is kept, and gradients
+        # have a direct way back to the first layer.
+        x = [xi + ai for xi, ai in zip(x, attended)]
+
+        # MLP: attention only averages. Here the position computes something new from what it has
+        # collected. Without relu() between them, two matrices could do no more than one.
+        h = rmsnorm(x)
+        hidden = [relu(u) for u in linear(h, model[f"layer{layer}.mlp_fc1"])]  # [4 * n_embd]
+        computed = linear(hidden, model[f"layer{layer}.mlp_fc2"])
+        x = [xi + ci for xi, ci in zip(x, computed)]
+    return linear(x, model["lm_head"])
+
+
+def name_loss(model, tokens):
+    """The mean of -log p(next token) over one name. It is called cross-entropy.
+
+    The probability of a name is the product of the probabilities of its tokens, each given those
+    before. The logarithm of this product is a sum. The loss is 0 if every token was predicted with
+    probability 1, and log(27) = 3.30 for a blind guess among 27 tokens. Its unit is called nat. A
+    name that is longer than the context loses its end.
+    """
+    num_predictions = min(block_size, len(tokens) - 1)
+    cache = {}
+    total = 0.0
+    for position in range(num_predictions):
+        logits = gpt(model, tokens[position], position, cache)
+        probs = softmax(logits)
+        total = total - log(probs[tokens[position + 1]])
+    return total * (1 / num_predictions)
+
+
+def adam_step(params, m, v, step, rate):
+    """Move each parameter against its average gradient, in place. Set the gradients back to 0.
+
+    Plain gradient descent is p.data -= rate * p.grad. Adam (Kingma & Ba 2015, algorithm 1) improves
+    on it in two ways. It takes a running average m of the gradient, because the gradient of a
+    single name is noisy. And it divides by the root of v, a running average of the squared
+    gradient. So every parameter moves by about `rate` per step, whether its gradients are large or
+    small. m and v have one number per parameter, and step counts 1, 2, ...
+    """
+    m_correction = 1 - beta1**step
+    v_correction = 1 - beta2**step
+    for i, p in enumerate(params):
+        m[i] = beta1 * m[i] + (1 - beta1) * p.grad
+        v[i] = beta2 * v[i] + (1 - beta2) * p.grad * p.grad
+        # m and v start at 0 and are too small at first; dividing by this corrects it.
+        m_hat = m[i] / m_correction
+        v_hat = v[i] / v_correction
+        p.data -= rate * m_hat / (math.sqrt(v_hat) + eps_adam)
+        p.grad = 0.0
+
+
+def train(model, names, chars):
+    """Train a model of Values in place, one name per step.
+
+    This is a generator. Each step yields the loss that its name had, and waits until the next one
+    is asked for. show_training() in the part DRAWING asks for all of them.
+    """
+    params = [p for matrix in model.values() for row in matrix for p in row]
+    m = [0.0] * len(params)
+    v = [0.0] * len(params)
+    for step in range(num_steps):
+        name = names[step % len(names)]  # starts over if there are fewer names than steps
+        loss = name_loss(model, encode(name, chars))
+        loss.backward()
+        rate = learning_rate * (1 - step / num_steps)  # falls to 0
+        adam_step(params, m, v, step + 1, rate)
+        yield loss.data
+
+
+def mean(values):
+    """The average of some numbers. fsum() rounds only once, so every Python gives the same."""
+    return math.fsum(values) / len(values)
+
+
+def show_progress(step, num_steps, loss, started):
+    """Print step, loss, elapsed and remaining time: on a terminal always in the same line.
+
+    In a pipe or a file, print a line for the first three steps and for every tenth of all steps.
+    """
+    elapsed = time.perf_counter() - started
+    remaining = elapsed * (num_steps / step - 1)
+    line = f"step {step:4d}/{num_steps}  loss {loss:.5f}  {elapsed:5.1f} s, {remaining:5.1f} s left"
+    if os.isatty(1):
+        print(f"\r{line} ", end="\n" if step == num_steps else "")
+    elif step <= 3 or step % max(1, num_steps // 10) == 0:
+        print(line)
+
+
+def show_training(losses, num_steps):
+    """Run a generator of losses to its end, and show its progress. Return the losses."""
+    started = time.perf_counter()
+    seen = []
+    for loss in losses:
+        seen.append(loss)
+        show_progress(len(seen), num_steps, loss, started)
+    return seen
+
+
+def print_results(rows):
+    """Print the results: one per line, with its name, its value, and the bound it has to meet."""
+    print("\n=== results ===")
+    for name, value, bound in rows:
+        text = f"{value:.4f}" if isinstance(value, float) else value
+        print(f"{name:<26}{text:<9}{bound}".rstrip())
+
+
+# An earlier release of the list in 01-foundations: 32,033 names instead of 32,178.
+NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
+NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
+print = functools.partial(print, flush=True)  # print each line at once, also into a pipe
+
+
+def load_names():
+    """All names, in file order: from names.txt beside this script or else in ../01-foundations.
+
+    If neither file exists, the list is downloaded. Whatever fails ends in SystemExit, with one line
+    that says what to do.
+    """
+    folder = os.path.dirname(os.path.abspath(__file__))
+    path = os.path.join(folder, "names.txt")
+    source = path
+    if not os.path.exists(source):
+        source = os.path.join(folder, "..", "01-foundations", "names.txt")
+    try:
+        if os.path.exists(source):
+            with open(source, "rb") as file:
+                raw = file.read()
+        else:
+            source = NAMES_URL
+            raw = download_names(path)
+        names = raw.decode("ascii").split()
+        if len(set(names)) < 10000:  # too few to train on some and to hold out others
+            raise ValueError("it has fewer than 10000 different names")
+    except Exception as error:  # of many kinds: OSError, HTTPException, UnicodeDecodeError, ...
+        advice = f"Put an ASCII text file of names, one per line, at {path}"
+        raise SystemExit(f"No names from {source}: {str(error).strip()}. {advice}") from None
+    return names
+
+
+def download_names(path):
+    """Download the list of names, check that it is the expected one, and keep it at `path`.
+
+    Returns its bytes. Raises an exception if the download fails or the list is another one. If it
+    cannot be kept, it prints a line and goes on.
+    """
+    with urllib.request.urlopen(NAMES_URL, timeout=10) as answer:
+        raw = answer.read(5_000_000)  # the list has 228,145 bytes
+    if hashlib.sha256(raw).hexdigest() != NAMES_SHA256:
+        raise ValueError("its SHA-256 is not the one expected")
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(raw)
+        os.replace(temporary, path)  # in one move, so that nobody ever meets half a file
+    except OSError as error:
+        print(f"The names could not be kept for the next run: {error}")
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+    return raw
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BrokenPipeError:
+        os._exit(0)  # the reader of the pipe has gone, as in `python script.py | head`

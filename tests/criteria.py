@@ -96,12 +96,13 @@ CRITERIA = {
     },
     "microgrpo": {
         "preferred_rate": "> base_preferred_rate + 0.3",
-        "mean_length": "base_mean_length - 0.9 to base_mean_length + 0.9",
-        "unique_share": "> 0.85",
         "kl": "< 2",
-        "reward_last": "> reward_first + 0.3",
-        "clip_fraction": "> 0",
-        "variance_ratio_after": "< 0.5",
+        "plain_kl": "> kl + 0.2",
+        "unique_share": "> 0.85",
+        "mean_length": "4.7 to 6.4",
+        "reward_gain": "> 0.3",
+        "cut_share": "> 0",
+        "noise_to_plain": "< 0.5",
         "runtime_seconds": "< 420",
     },
     "microlora": {

@@ -43,7 +43,7 @@ OUTPUT = set("show_progress show_training draw_curve print_results".split())
 GPT = ENGINE | MODEL | COPIES | TRAINING | JUDGING | OUTPUT | DATA
 # microdpo owns what DPO, PPO and GRPO share.
 TASK_BLOCKS = "is_preferred split_names make_pairs completion_probs complete"
-PREFERENCE = set(f"{TASK_BLOCKS} kl_divergence judge show_names".split())
+PREFERENCE = set(f"{TASK_BLOCKS} kl_divergence judge judge_models show_names".split())
 # Blocks that are replaced where they stand: {block: (owner, scripts that repeat it)}
 IN_PLACE = {
     "clipped_objective": ("microppo", {"microgrpo"}),

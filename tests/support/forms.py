@@ -5,7 +5,6 @@ their owners. The list ends empty.
 """
 
 OLD_FORM = {
-    "microgrpo",
     "microquant",
     "microflash",
 }
