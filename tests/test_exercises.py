@@ -1,10 +1,12 @@
 """Every exercise of docs/exercises.md applies to its script, and every rebuild has a test."""
 
+import inspect
 import re
 
 import exercises
 import pytest
-from support.scripts import SCRIPTS
+from support.forms import OLD_FORM
+from support.scripts import ROOT, SCRIPTS, load_file
 
 TEXT = exercises.DOCUMENT.read_text(encoding="utf-8")
 ALL = exercises.parse_exercises(TEXT)
@@ -80,3 +82,60 @@ def test_an_incomplete_exercise_is_said(toy, missing):
     (toy / "exercises.md").write_text(TOY.replace(missing, ""), encoding="utf-8")
     with pytest.raises(SystemExit, match="toy1 needs"):
         exercises.main([])
+
+
+# Rebuilding: each test of the table fails while the body of its function is missing
+
+REBUILDS = re.findall(r"(?m)^\| (micro\w+) \| `(\w+)` \| `(test_\w+)` \|$", TEXT)
+
+
+def first_parameters(test):
+    """The arguments of the first case of a parametrized test: {name: value}."""
+    arguments = {}
+    for mark in getattr(test, "pytestmark", []):
+        if mark.name == "parametrize":
+            names = mark.args[0]
+            names = names.replace(",", " ").split() if isinstance(names, str) else list(names)
+            case = list(mark.args[1])[0]
+            values = case.values if hasattr(case, "values") and not isinstance(case, dict) else case
+            arguments |= dict(zip(names, values if len(names) > 1 else [values]))
+    return arguments
+
+
+def run_test(name, test_name, script, monkeypatch):
+    """Run one test of tests/test_<name>.py, in its first case, on this module."""
+    module = load_file(ROOT / "tests" / f"test_{name}.py")
+    test = getattr(module, test_name)
+    known = {"script": script, "monkeypatch": monkeypatch, **first_parameters(test)}
+
+    def arguments(function):
+        return {
+            parameter: argument(parameter) for parameter in inspect.signature(function).parameters
+        }
+
+    def argument(parameter):
+        if parameter not in known:  # a fixture of the test's own module
+            fixture = inspect.unwrap(getattr(module, parameter))
+            known[parameter] = fixture(**arguments(fixture))
+        return known[parameter]
+
+    test(**arguments(test))
+
+
+def test_every_script_has_two_functions_to_rebuild():
+    assert [name for name, _, _ in REBUILDS].count("microgpt") == 2
+    assert {name for name, _, _ in REBUILDS} == set(SCRIPTS) - OLD_FORM
+
+
+@pytest.mark.parametrize(("name", "function", "test_name"), REBUILDS)
+def test_an_empty_body_is_noticed(name, function, test_name, monkeypatch):
+    script = load_file(SCRIPTS[name])
+    assert callable(getattr(script, function))
+    run_test(name, test_name, script, monkeypatch)  # it passes as the function is
+
+    def emptied(*arguments, **options):
+        return None
+
+    monkeypatch.setattr(script, function, emptied)
+    with pytest.raises((AssertionError, TypeError, AttributeError, ValueError, IndexError)):
+        run_test(name, test_name, script, monkeypatch)
