@@ -1,5 +1,6 @@
 """microflash: both ways against the definition, what they move against closed forms."""
 
+import itertools
 import math
 import random
 
@@ -13,19 +14,24 @@ either = pytest.mark.parametrize("causal", [False, True])
 def drawn(n, d=2, std=1.0, seed=1):
     """Q, K and V, [n][d] each; std is that of Q and K."""
     q, k = gaussian(n, d, std, seed), gaussian(n, d, std, seed + 100)
-    return [q, k, gaussian(n, d, 1.0, seed + 200)]
+    return {"Q": q, "K": k, "V": gaussian(n, d, 1.0, seed + 200)}
 
 
-def reference(q, k, v, causal=False):
+def reference(inputs, causal=False):
     """softmax(Q K^T / sqrt(d)) V from the definition, and log(sum(exp(score))) of each row."""
     outputs, logs = [], []
-    for i, query in enumerate(q):
-        last = i + 1 if causal else len(k)
-        scores = [s / math.sqrt(len(query)) for s in matvec(k[:last], query)]
-        outputs.append(matvec(list(zip(*v[:last])), softmax(scores)))
+    for i, query in enumerate(inputs["Q"]):
+        last = i + 1 if causal else len(inputs["K"])
+        scores = [s / math.sqrt(len(query)) for s in matvec(inputs["K"][:last], query)]
+        outputs.append(matvec(list(zip(*inputs["V"][:last])), softmax(scores)))
         top = max(scores)
         logs.append(top + math.log(math.fsum(math.exp(s - top) for s in scores)))
     return outputs, logs
+
+
+def output(run, name="O"):
+    """A matrix that a run left in the slow memory, as one list."""
+    return flat(run.slow.matrix(name))
 
 
 @pytest.fixture
@@ -35,18 +41,18 @@ def small(script, monkeypatch):
     return script
 
 
-def test_errors_are_those_of_rounding(run):
-    """Also at scores of 1,000, where one number is rounded by 6e-14."""
-    assert run.metrics["max_abs_error"] < 1e-12
-    assert run.metrics["max_l_error"] < 1e-12
-
-
-def test_drawings(small, capsys):
-    small.show_online_softmax([0.0, math.log(3), math.log(2)], [3.0, 6.0, -6.0], 1)
+def test_drawings(small, capsys, monkeypatch):
+    small.show_example()
     *_, last, at_once = capsys.readouterr().out.splitlines()
-    assert last.split()[-3:] == at_once.split()[-3:] == ["2.0000", "3.0000", "1.5000"]
-    visited = small.run(small.flash_attention, drawn(6), INF, (4, 2), True).visited
-    small.draw_visits(visited, 6, 4, 2)
+    assert last.split()[-1] == at_once.split()[-1] == "4.000"
+    runs = {n: small.run_both(drawn(n), 100) for n in (8, 16)}
+    small.show_lengths(runs)
+    small.show_sizes({100: runs[16]})
+    small.show_refusals(drawn(100))
+    small.show_checks({1.0: small.Check(0.0, 1e-9, 2e-9)})
+    monkeypatch.setattr(small, "lengths", (6,))
+    monkeypatch.setattr(small, "fast_size", 32)  # blocks of 3 x 2
+    small.draw_visits(small.simulate(small.flash_attention, drawn(6), INF, (3, 2), True).visited)
     drawing = capsys.readouterr().out
     assert drawing.isascii()
     assert drawing.endswith("\n//.\n##/\n")
@@ -66,36 +72,31 @@ def test_drawings(small, capsys):
         [1.0, 2.0, -INF, -INF, -INF, 0.0],  # hidden keys, after one that is seen
     ],
 )
-def test_online_softmax_of_parts_is_that_of_the_whole(script, scores):
+def test_blocks_of_a_row_give_the_sums_of_the_whole_row(script, scores):
+    values = gaussian(6, 3)
     top = max(scores)
-    total = math.fsum(math.exp(s - top) for s in scores)
-    for cut in range(1, 7):
-        m, part, shrink, exps = script.online_softmax(-INF, 0.0, scores[:cut])
-        assert shrink == 0.0
-        assert m == max(scores[:cut])
-        if cut < 6:
-            new_m, part, shrink, more = script.online_softmax(m, part, scores[cut:])
-            assert shrink == math.exp(m - new_m)
-            exps, m = [shrink * e for e in exps] + more, new_m
-        assert m == top
-        assert part == pytest.approx(total)
-        assert exps == pytest.approx([math.exp(s - top) for s in scores])
+    exps = [math.exp(s - top) for s in scores]
+    for first, second in itertools.combinations(range(1, 7), 2):
+        row = script.Running(-INF, 0.0, [0.0] * 3)
+        for part in (slice(first), slice(first, second), slice(second, 6)):
+            if scores[part]:
+                row = script.add_block(row, scores[part], values[part])
+        assert row.m == top
+        assert row.l == pytest.approx(math.fsum(exps))
+        assert row.o == pytest.approx(matvec(list(zip(*values)), exps))
 
 
-def test_online_softmax_closed_form(script):
-    """0, then log 3: sum 1, then 1/3 + 1. Then log 2 below it: the maximum stands."""
-    m, total, _, _ = script.online_softmax(-INF, 0.0, [0.0])
-    assert (m, total) == (0.0, 1.0)
-    m, total, shrink, exps = script.online_softmax(m, total, [math.log(3)])
-    assert (m, exps) == (math.log(3), [1.0])
-    assert (total, shrink) == pytest.approx((4 / 3, 1 / 3))
-    m, total, shrink, exps = script.online_softmax(m, total, [math.log(2)])
-    assert (m, shrink) == (math.log(3), 1.0)
-    assert (total, exps[0]) == pytest.approx((2.0, 2 / 3))
-
-
-def test_a_block_wholly_hidden_from_a_row_changes_nothing(script):
-    assert script.online_softmax(2.5, 1.75, [-INF, -INF]) == (2.5, 1.75, 1.0, [0.0, 0.0])
+def test_the_example_of_the_docstring(script):
+    """Scores ln 1, ln 2, ln 4, ln 2, ln 1, ln 2, with the fractions worked out by hand."""
+    logs = [math.log(x) for x in (1, 2, 4, 2, 1, 2)]
+    values = [[4.0], [8.0], [2.0], [6.0], [0.0], [4.0]]
+    row = script.Running(-INF, 0.0, [0.0])
+    by_hand = [(math.log(2), 1.5, 10), (math.log(4), 2.25, 10), (math.log(4), 3, 12)]
+    for start, (m, total, out) in zip((0, 2, 4), by_hand):
+        row = script.add_block(row, logs[start : start + 2], values[start : start + 2])
+        assert (row.m, row.l, row.o[0]) == pytest.approx((m, total, out))
+    hidden = script.add_block(row, [-INF, -INF], [[7.0], [8.0]])
+    assert hidden == row  # a block without a key to see
 
 
 # --- the algorithm against the definition ---
@@ -105,10 +106,8 @@ def test_a_block_wholly_hidden_from_a_row_changes_nothing(script):
 def test_the_scripts_definition_is_ours(small, causal):
     for std in (0.3, 1.0, 30.0):
         inputs = drawn(9, std=std)
-        outputs, logs = small.definition(inputs, causal)
-        expected, expected_logs = reference(*inputs, causal)
-        assert flat(outputs) == pytest.approx(flat(expected), abs=1e-10)
-        assert flat(logs) == pytest.approx(expected_logs)
+        expected, _ = reference(inputs, causal)
+        assert flat(small.definition(inputs, causal)) == pytest.approx(flat(expected), abs=1e-10)
 
 
 @either
@@ -117,26 +116,28 @@ def test_both_equal_the_definition(small, causal, std):
     rng = random.Random(1)
     for n in (1, 2, 3, 5, 13, 26):
         inputs = drawn(n, std=std, seed=n)
-        expected, logs = reference(*inputs, causal)
+        expected, logs = reference(inputs, causal)
         sizes = [(7, 2), (rng.randint(1, n), rng.randint(1, n)), (n, 1), (1, n)]
         for block in sizes:
             for attention in (small.standard_attention, small.flash_attention):
-                slow, fast, _ = small.run(attention, inputs, INF, block, causal)
-                assert flat(slow.matrices["O"]) == pytest.approx(flat(expected), abs=1e-12)
-                assert fast.used == 0
-                assert fast.matrices == {}
-            assert flat(slow.matrices["L"]) == pytest.approx(logs, rel=1e-12, abs=1e-12)
+                run = small.simulate(attention, inputs, INF, block, causal)
+                assert output(run) == pytest.approx(flat(expected), abs=1e-12)
+                assert run.fast.used == 0
+                for name in "QKVOSmlL":
+                    with pytest.raises(KeyError):
+                        run.fast.matrix(name)
+            assert output(run, "L") == pytest.approx(logs, rel=1e-12, abs=1e-12)
+            assert small.weight_error(inputs, run, causal) < 1e-11
 
 
 @either
 def test_every_block_size(small, causal):
     inputs = drawn(11)
-    expected = flat(reference(*inputs, causal)[0])
+    expected = flat(reference(inputs, causal)[0])
     for b_r in range(1, 13):
         for b_c in range(1, 13):
-            slow = small.run(small.flash_attention, inputs, INF, (b_r, b_c), causal).slow
-            found = flat(slow.matrices["O"])
-            assert max(abs(a - b) for a, b in zip(found, expected, strict=True)) < 1e-12
+            run = small.simulate(small.flash_attention, inputs, INF, (b_r, b_c), causal)
+            assert output(run) == pytest.approx(expected, abs=1e-12)
 
 
 @either
@@ -144,43 +145,39 @@ def test_every_block_size(small, causal):
 def test_extreme_scores(small, causal, sizes):
     """Scores of -1,000 and 1,000 within one row, falling and rising along it."""
     big = 1000 * math.sqrt(2)
-    queries = [[big, 0.0], [-big, 0.0], [0.0, 0.0]] * 3
-    keys = [[1 - i / 4, 0.0] for i in range(9)]  # scores from 1,000 down to -1,000, or up
-    values = [[float(i), -1.0] for i in range(9)]
-    expected, logs = reference(queries, keys, values, causal)
+    inputs = {
+        "Q": [[big, 0.0], [-big, 0.0], [0.0, 0.0]] * 3,
+        "K": [[1 - i / 4, 0.0] for i in range(9)],  # scores from 1,000 down to -1,000, or up
+        "V": [[float(i), -1.0] for i in range(9)],
+    }
+    expected, logs = reference(inputs, causal)
     for attention in (small.standard_attention, small.flash_attention):
-        slow = small.run(attention, (queries, keys, values), INF, sizes, causal).slow
-        assert flat(slow.matrices["O"]) == pytest.approx(flat(expected), abs=1e-12)
-    assert flat(slow.matrices["L"]) == pytest.approx(logs)
+        run = small.simulate(attention, inputs, INF, sizes, causal)
+        assert output(run) == pytest.approx(flat(expected), abs=1e-12)
+    assert output(run, "L") == pytest.approx(logs)
     if not causal:
         assert logs[:2] == pytest.approx([1000, 1000])
 
 
-def test_all_scores_alike_give_the_mean(small):
-    values = [[float(i), 1.0] for i in range(10)]
-    inputs = [[0.0, 0.0]] * 10, [[3.0, -1.0]] * 10, values
-    slow = small.run(small.flash_attention, inputs, INF, (4, 3)).slow
-    assert flat(slow.matrices["O"]) == pytest.approx([4.5, 1.0] * 10)
-    assert flat(slow.matrices["L"]) == pytest.approx([math.log(10)] * 10)
+@pytest.mark.parametrize("center", [1000.0, -1000.0])
+def test_scores_far_from_zero_and_close_together(small, center):
+    """Each exp() would overflow, or be 0, if nothing was subtracted."""
+    inputs = drawn(12)
+    inputs["Q"] = [[x, math.sqrt(2)] for x, _ in inputs["Q"]]
+    inputs["K"] = [[x, center] for x, _ in inputs["K"]]
+    run = small.simulate(small.flash_attention, inputs, INF, (5, 2))
+    assert output(run) == pytest.approx(flat(reference(inputs)[0]), abs=1e-11)
 
 
 def test_causal_sees_the_past_alone(small):
     """A later key or value changes no bit of an earlier row; the first row is the first value."""
-    q, k, v = drawn(13)
-    before = small.run(small.flash_attention, (q, k, v), INF, (4, 3), True).slow.matrices["O"]
-    k[9], v[9] = [50.0, 50.0], [1e6, 1e6]
-    after = small.run(small.flash_attention, (q, k, v), INF, (4, 3), True).slow.matrices["O"]
+    inputs = drawn(13)
+    before = small.simulate(small.flash_attention, inputs, INF, (4, 3), True).slow.matrix("O")
+    inputs["K"][9], inputs["V"][9] = [50.0, 50.0], [1e6, 1e6]
+    after = small.simulate(small.flash_attention, inputs, INF, (4, 3), True).slow.matrix("O")
     assert after[:9] == before[:9]
     assert after[9] != before[9]
-    assert before[0] == v[0]
-
-
-def test_scores_are_scaled_by_the_root_of_d(script):
-    fast = script.Memory()
-    fast.reserve("Q", 1, 8)[0][:] = [2.0] * 8
-    fast.reserve("K", 1, 8)[0][:] = [3.0] * 8
-    script.make_scores(fast, slice(0, 1), slice(0, 1), False)
-    assert fast.matrices["S"][0][0] == pytest.approx(48 / math.sqrt(8))
+    assert list(before[0]) == inputs["V"][0]
 
 
 # --- the memories ---
@@ -189,56 +186,86 @@ def test_scores_are_scaled_by_the_root_of_d(script):
 def test_fast_memory_refuses_what_does_not_fit(script):
     fast = script.Memory(12)
     fast.reserve("A", 2, 4)
-    with pytest.raises(MemoryError, match="no room for B, 1 x 5: 4 of 12 free"):
+    with pytest.raises(MemoryError, match="no room for B, 1 x 5: 4 free"):
         fast.reserve("B", 1, 5)
-    assert (fast.used, fast.peak, set(fast.matrices)) == (8, 8, {"A"})
+    assert (fast.used, fast.peak) == (8, 8)
     fast.reserve("B", 1, 4, 7.0)
-    assert fast.matrices["B"] == [[7.0] * 4]
+    assert fast.matrix("B") == ((7.0,) * 4,)
     fast.free("A")
     assert (fast.used, fast.peak) == (4, 12)
+    with pytest.raises(KeyError):
+        fast.matrix("A")
     fast.free("B")
-    assert (fast.used, fast.peak, fast.matrices) == (0, 12, {})
-    with pytest.raises(MemoryError):
-        script.Memory(11).reserve("A", 3, 4)
+    assert (fast.used, fast.peak) == (0, 12)
 
 
-def test_a_matrix_that_grew_leaves_a_trace(script):
+@pytest.mark.parametrize("shape", [(-1, 4), (1, -4), (-2, -2), (0, 3), (3, 0)])
+def test_no_size_below_one_and_no_name_twice(script, shape):
+    """A negative size would make room for more; a second matrix would hide the first."""
     fast = script.Memory(12)
-    fast.reserve("A", 2, 2).append([1.0])
-    fast.free("A")
-    assert fast.used == -1
+    with pytest.raises(ValueError):
+        fast.reserve("A", *shape)
+    fast.reserve("A", 1, 1)
+    with pytest.raises(ValueError):
+        fast.reserve("A", 1, 1)
+    assert (fast.used, fast.peak) == (1, 1)
+
+
+def test_no_matrix_grows_or_is_filled_past_its_reservation(script):
+    fast = script.Memory(12)
+    fast.reserve("A", 2, 2)
+    rows = fast.matrix("A")
+    with pytest.raises(TypeError):
+        rows[0] = [1.0] * 100
+    with pytest.raises(TypeError):
+        rows[0][:] = [1.0] * 100
+    for numbers, start in (([1.0] * 3, 0), ([1.0] * 2, 1), ([1.0], 2), ([1.0], -1)):
+        with pytest.raises(ValueError, match="A has 2 columns"):
+            fast.write("A", 0, numbers, start)
+    with pytest.raises(IndexError):
+        fast.write("A", 2, [1.0])
+    with pytest.raises(KeyError):
+        fast.write("B", 0, [1.0])
+    fast.write("A", 1, [5.0], 1)
+    assert fast.matrix("A") == ((0.0, 0.0), (0.0, 5.0))
+    fast.write("A", 0, [1.0, 2.0])
+    fast.write("A", 0, [3.0])
+    assert fast.matrix("A") == ((3.0, 2.0), (0.0, 5.0))
+    assert fast.used == 4
 
 
 def test_load_and_store(script):
-    slow, fast = script.Memory(), script.Memory(100)
-    slow.reserve("A", 4, 3)[:] = [[10.0 * i + j for j in range(3)] for i in range(4)]
-    script.load(slow, fast, "A", slice(1, 3), slice(1, 3))
-    assert fast.matrices["A"] == [[11.0, 12.0], [21.0, 22.0]]
-    fast.matrices["A"][0][0] = -1.0
-    assert slow.matrices["A"][1][1] == 11.0  # a copy
-    script.store(fast, slow, "A", slice(2, 4), slice(0, 2))
-    assert slow.matrices["A"] == [
-        [0.0, 1.0, 2.0],
-        [10.0, 11.0, 12.0],
-        [-1.0, 12.0, 22.0],
-        [21.0, 22.0, 32.0],
-    ]
+    slow, fast = script.Memory(INF), script.Memory(100)
+    slow.reserve("A", 4, 3)
+    for i in range(4):
+        slow.write("A", i, [10.0 * i + j for j in range(3)])
+    script.load(slow, fast, "A", range(1, 3), range(1, 3))
+    assert fast.matrix("A") == ((11.0, 12.0), (21.0, 22.0))
+    fast.write("A", 0, [-1.0])
+    assert slow.matrix("A")[1][1] == 11.0  # a copy
+    script.store(fast, slow, "A", range(2, 4), range(2))
+    assert slow.matrix("A") == (
+        (0.0, 1.0, 2.0),
+        (10.0, 11.0, 12.0),
+        (-1.0, 12.0, 22.0),
+        (21.0, 22.0, 32.0),
+    )
     assert (slow.read, slow.written) == (4, 4)
-    assert (fast.used, fast.peak, fast.matrices) == (0, 4, {})
+    assert (fast.used, fast.peak) == (0, 4)
 
 
 @pytest.mark.parametrize("size", [40, 60, 100, 256, 700, 1024])
-def test_block_sizes_are_the_largest_that_fit(script, size):
+def test_the_blocks_are_the_largest_that_fit(script, size):
     """Both run in the room that they say they need, and neither with a row more."""
     inputs = drawn(40, 8)
-    wide, (b_r, b_c) = script.block_sizes(size)
+    wide, (b_r, b_c) = script.standard_blocks(size), script.flash_blocks(size)
     need = script.room_needed(b_r, b_c)
     assert b_c == min(b_r, 8)
     assert need <= size < script.room_needed(b_r + 1, min(b_r + 1, 8))
-    fast = script.run(script.flash_attention, inputs, need, (b_r, b_c)).fast
+    fast = script.simulate(script.flash_attention, inputs, need, (b_r, b_c)).fast
     assert (fast.peak, fast.used) == (need, 0)
     with pytest.raises(MemoryError):
-        script.run(script.flash_attention, inputs, need - 1, (b_r, b_c))
+        script.simulate(script.flash_attention, inputs, need - 1, (b_r, b_c))
     assert script.refusal(script.flash_attention, inputs, size, (b_r, b_c)) == ""
     larger = (b_r + 1, min(b_r + 1, 8))
     assert "no room for" in script.refusal(script.flash_attention, inputs, size, larger)
@@ -248,58 +275,35 @@ def test_block_sizes_are_the_largest_that_fit(script, size):
         assert "no room for" in script.refusal(script.standard_attention, inputs, size, larger)
 
 
-def test_a_row_more_is_refused_by_both(script):
-    for size in (256, 1024):
-        refusals = script.refuse_both(drawn(120, 8), size)
-        assert len(refusals) == 2
-        assert all("no room for" in text for text in refusals)
-
-
 @pytest.mark.parametrize("size", [100, 256, 1024])
 def test_standard_attention_moves_least_in_its_blocks(script, size):
-    """Of all blocks that fit: Q, K and S, or O, V and S."""
-    n = 100
-    fitting = [
-        (r, c) for r in range(1, n + 1) for c in range(1, n + 1) if 8 * (r + c) + r * c <= size
-    ]
-    least = min(-(-n // b_r) for b_r, _ in fitting)
-    b_r, b_c = script.block_sizes(size)[0]
-    assert b_c == 1
-    assert -(-n // b_r) == least
+    """Of all blocks that fit, with Q, K and S, or with O, V and S, none has more queries."""
+    fitting = [r for r in range(1, 130) for c in range(1, 100) if 8 * (r + c) + r * c <= size]
+    assert script.standard_blocks(size) == (max(fitting), 1)
 
 
 def test_standard_attention_needs_a_row_at_once_and_flash_does_not(small):
     inputs = drawn(30)
     with pytest.raises(MemoryError, match="no room for S, 1 x 30"):
-        small.run(small.standard_attention, inputs, 29, (2, 2))
-    small.run(small.standard_attention, inputs, 30, (2, 2))
-    slow, fast, _ = small.run(small.flash_attention, inputs, 29, (2, 2))
-    assert fast.peak == 2 * 2 * 2 + 2 * 2 * 2 + 4 + 4
-    assert flat(slow.matrices["O"]) == pytest.approx(flat(reference(*inputs)[0]), abs=1e-12)
+        small.simulate(small.standard_attention, inputs, 29, (2, 2))
+    small.simulate(small.standard_attention, inputs, 30, (2, 2))
+    run = small.simulate(small.flash_attention, inputs, 29, (2, 2))
+    assert run.fast.peak == 2 * 2 * 2 + 2 * 2 * 2 + 4 + 4
+    assert output(run) == pytest.approx(flat(reference(inputs)[0]), abs=1e-12)
 
 
-class Watched(list):
-    """A matrix that tells how often it was looked at."""
-
-    looks = 0
-
-    def __getitem__(self, key):
-        self.looks += 1
-        return super().__getitem__(key)
-
-    def __iter__(self):
-        self.looks += 1
-        return super().__iter__()
-
-
-def test_flash_reads_slow_memory_through_load_alone(small):
+def test_flash_reads_the_inputs_through_load_alone(small, monkeypatch):
     """Q once for each block of rows, K and V once for each block of the matrix, in no other way."""
-    slow, fast = small.Memory(), small.Memory(100)
-    for name, matrix in zip("QKV", drawn(12)):
+    looks = []
+    slow, fast = small.Memory(INF), small.Memory(100)
+    for name, matrix in drawn(12).items():
         slow.reserve(name, 12, 2)
-        slow.matrices[name] = Watched(matrix)
+        for i, row in enumerate(matrix):
+            slow.write(name, i, row)
+    read = slow.matrix
+    monkeypatch.setattr(slow, "matrix", lambda name: looks.append(name) or read(name))
     small.flash_attention(slow, fast, 4, 3, False)
-    assert [slow.matrices[name].looks for name in "QKV"] == [3, 12, 12]
+    assert [looks.count(name) for name in "QKV"] == [1 + 3, 12, 12]  # Q once more, for n
     assert slow.read == 12 * 2 + 2 * 3 * 12 * 2
 
 
@@ -315,113 +319,108 @@ def closed_forms(n, d, b_r, b_c):
 @pytest.mark.parametrize("n, b_r, b_c", [(1, 1, 1), (12, 4, 3), (13, 4, 3), (20, 7, 6), (9, 20, 2)])
 def test_traffic_memory_and_arithmetic_equal_their_closed_forms(script, n, b_r, b_c):
     inputs = drawn(n, 8)
-    runs = script.run_both(inputs, INF, ((b_r, b_c), (b_r, b_c)))
-    for r, expected in zip(runs, closed_forms(n, 8, b_r, b_c)):
-        slow, fast, _ = r
-        assert (slow.read, slow.written, script.extra(r), fast.multiplies) == expected
-        assert script.traffic(r) == slow.read + slow.written
-        assert slow.peak == 4 * n * 8 + expected[2]
+    attentions = script.standard_attention, script.flash_attention
+    runs = [script.simulate(attention, inputs, INF, (b_r, b_c)) for attention in attentions]
+    for run, expected in zip(runs, closed_forms(n, 8, b_r, b_c)):
+        read, written, extra, multiplies = expected
+        slow = run.slow
+        assert (slow.read, slow.written, script.extra(run)) == (read, written, extra)
+        assert run.fast.multiplies == multiplies
+        assert script.traffic(run) == read + written
+        assert script.intensity(run) == multiplies / (read + written)
+        assert slow.peak == 4 * n * 8 + extra
     assert script.traffic(runs[0]) - script.traffic(runs[1]) == 4 * n * n - n
-    assert script.difference(runs[1], "O", runs[0].slow.matrices["O"]) < 1e-12
+    assert script.output_error(script.Pair(*runs)) < 1e-12
 
 
-def test_multiplies_of_a_masked_block_are_those_of_a_whole_one(small):
-    inputs = drawn(6)
-    counts = [
-        small.run(small.flash_attention, inputs, INF, (6, 3), causal).fast.multiplies
-        for causal in (False, True)
-    ]
-    assert counts[0] == counts[1] == closed_forms(6, 2, 6, 3)[1][3]
+def test_the_figures_for_an_a100(script, monkeypatch):
+    """192 KB of 16-bit numbers, d = 64, a long text: multiplications per number, by closed form."""
+    monkeypatch.setattr(script, "d", 64)
+    b_r, b_c = script.flash_blocks(192 * 1024 // 2)
+    assert (b_r, b_c) == (464, 64)
+    n = 464 * 2**10
+    standard, _ = closed_forms(n, 64, *script.standard_blocks(192 * 1024 // 2))
+    _, flash = closed_forms(n, 64, b_r, b_c)
+    assert flash[3] / (flash[0] + flash[1]) == pytest.approx(470, rel=0.01)
+    assert 31 < standard[3] / (standard[0] + standard[1]) < 33
 
 
 @pytest.mark.parametrize("n, b_r, b_c", [(12, 4, 4), (13, 4, 3), (20, 6, 7), (9, 2, 20)])
 def test_causal_visits_only_blocks_with_a_key_to_see(small, n, b_r, b_c):
     inputs = drawn(n)
-    slow, fast, visited = small.run(small.flash_attention, inputs, INF, (b_r, b_c), True)
+    run = small.simulate(small.flash_attention, inputs, INF, (b_r, b_c), True)
     expected = [
         (i, j) for i in range(0, n, b_r) for j in range(0, n, b_c) if j <= min(i + b_r, n) - 1
     ]
-    assert [(rows.start, columns.start) for rows, columns in visited] == expected
+    assert [(rows.start, columns.start) for rows, columns in run.visited] == expected
     keys_read = sum(min(b_c, n - j) for _, j in expected)
-    assert slow.read == n * 2 + 2 * 2 * keys_read
-    assert fast.used == 0
+    assert run.slow.read == n * 2 + 2 * 2 * keys_read
+    whole = small.simulate(small.flash_attention, inputs, INF, (n, b_c)).fast.multiplies
+    masked = small.simulate(small.flash_attention, inputs, INF, (n, b_c), True).fast.multiplies
+    assert masked == whole  # hidden scores are computed, too
 
 
 def test_blocks(script):
-    assert script.blocks(7, 3) == [slice(0, 3), slice(3, 6), slice(6, 7)]
-    assert script.blocks(6, 3) == [slice(0, 3), slice(3, 6)]
-    assert script.blocks(2, 3) == [slice(0, 2)]
+    assert script.blocks(7, 3) == [range(3), range(3, 6), range(6, 7)]
+    assert script.blocks(6, 3) == [range(3), range(3, 6)]
+    assert script.blocks(2, 3) == [range(2)]
 
 
 # --- measurements ---
 
 
-def test_power(script):
-    def of(r):
-        return r
-
-    assert script.power(of, [1, 2, 4], [2.0, -1.0, 32.0]) == pytest.approx(2.0)
-    assert script.power(of, [1, 2, 4], [3.0, -1.0, 0.75]) == pytest.approx(-1.0)
-
-
-def test_largest_does_not_skip_a_nan(script):
-    assert script.largest([0.5, 2.0, 1.0]) == 2.0
-    for xs in ([math.nan, 1.0], [1.0, math.nan], [1.0, math.nan, 2.0]):
-        assert math.isnan(script.largest(xs))
+def test_worst_does_not_skip_a_nan(script):
+    assert script.worst([0.5, 2.0, 1.0]) == 2.0
+    for numbers in ([math.nan, 1.0], [1.0, math.nan], [1.0, math.nan, 2.0]):
+        assert math.isnan(script.worst(numbers))
 
 
 def test_run_both_gives_each_its_block(small):
-    inputs = drawn(6)
-    standard, flash = small.run_both(inputs, 100, ((2, 3), (3, 2)), True)
+    standard, flash = small.run_both(drawn(6), 32)
+    assert small.flash_blocks(32) == (3, 2)
     assert standard.visited is None
-    assert "L" not in standard.slow.matrices
-    assert flash.visited[0] == (slice(0, 3), slice(0, 2))
-    expected = flat(reference(*inputs, True)[0])
-    for r in (standard, flash):
-        assert flat(r.slow.matrices["O"]) == pytest.approx(expected)
+    assert flash.visited[0] == (range(3), range(2))
+    for run in (standard, flash):
+        assert output(run) == pytest.approx(flat(reference(drawn(6))[0]))
 
 
-def test_difference(small):
-    inputs = drawn(5)
-    r = small.run(small.flash_attention, inputs, 100, (2, 2))
-    expected = [[*row] for row in r.slow.matrices["O"]]
-    assert small.difference(r, "O", expected) == 0.0
-    expected[4][1] += 0.5
-    expected[2][0] -= 0.25
-    assert small.difference(r, "O", expected) == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="shorter"):
-        small.difference(r, "O", expected[:4])
+def test_largest_difference(script):
+    found = [[1.0, 2.0], [3.0, 4.0]]
+    assert script.largest_difference(found, found) == 0.0
+    assert script.largest_difference(found, [[1.5, 2.0], [3.0, 3.0]]) == pytest.approx(1.0)
+    with pytest.raises(ValueError):
+        script.largest_difference(found, found[:1])
 
 
-@pytest.mark.parametrize("centre, distance", [(0.0, 100.0), (1000.0, 1.0), (-1000.0, 1.0)])
-def test_make_inputs(script, centre, distance):
+@pytest.mark.parametrize("largest", [1.0, 1000.0])
+def test_make_inputs(script, largest):
     random.seed(1)
-    q, k, v = script.make_inputs(20, centre, distance)
-    assert {len(m) for m in (q, k, v)} == {20}
-    assert {len(row) for m in (q, k, v) for row in m} == {8}
-    scores = [s / math.sqrt(8) for a in q for s in matvec(k, a)]
-    assert max(abs(s - centre) for s in scores) == pytest.approx(distance)
+    inputs = script.make_inputs(20, largest)
+    assert {len(row) for matrix in inputs.values() for row in matrix} == {8}
+    scores = [s / math.sqrt(8) for query in inputs["Q"] for s in matvec(inputs["K"], query)]
+    assert max(map(abs, scores)) == pytest.approx(largest)
+    first = script.first_positions(inputs, 7)
+    assert [first[name] for name in "QKV"] == [inputs[name][:7] for name in "QKV"]
 
 
-def test_awkward_errors_cover_what_they_say(script, monkeypatch):
-    """Every length, block size and both kinds, at the scores asked for; an error in its column."""
-    seen, run_both = [], script.run_both
+def test_check_covers_all_blocks_and_finds_an_error(script, monkeypatch):
+    """Every shape and both kinds, at the scores asked for; an error shows in its place."""
+    seen, simulate = [], script.simulate
 
-    def spoiled(inputs, size, pair, causal):
-        q, k, _ = inputs
-        scores = [s / math.sqrt(8) for a in q for s in matvec(k, a)]
-        assert max(abs(s - 50) for s in scores) == pytest.approx(10.0)
-        assert pair[0] == pair[1]
-        seen.append((len(q), pair[0], bool(causal)))
-        standard, flash = run_both(inputs, size, pair, causal)
-        if seen[-1] == (5, (5, 3), True):
-            standard.slow.matrices["O"][1][0] += 0.1
-            flash.slow.matrices["O"][2][0] += 0.2
-            flash.slow.matrices["L"][3][0] += 0.3
-        return standard, flash
+    def spoiled(attention, inputs, size, block, causal):
+        run = simulate(attention, inputs, size, block, causal)
+        scores = [s / math.sqrt(8) for a in inputs["Q"] for s in matvec(inputs["K"], a)]
+        assert max(map(abs, scores)) == pytest.approx(10.0)
+        seen.append((len(inputs["Q"]), attention.__name__, block, causal))
+        if (block, causal) == ((5, 3), True):
+            error = 0.1 if attention is script.standard_attention else 0.2
+            run.slow.write("O", 2, [run.slow.matrix("O")[2][0] + error])
+            if "flash" in attention.__name__:
+                run.slow.write("L", 0, [run.slow.matrix("L")[0][0] - math.log(1.3)])
+        return run
 
-    monkeypatch.setattr(script, "awkward_lengths", (1, 5, 7))
-    monkeypatch.setattr(script, "run_both", spoiled)
-    assert script.awkward_errors(50.0, 10.0) == pytest.approx([0.1, 0.2, 0.3])
-    assert len(set(seen)) == len(seen) == 3 * 4 * 2
-    assert any(n % b_r and n % b_c for n, (b_r, b_c), _ in seen)
+    monkeypatch.setattr(script, "odd_length", 7)
+    monkeypatch.setattr(script, "simulate", spoiled)
+    assert script.check(10.0) == pytest.approx((0.1, 0.2, 0.3))
+    assert len(set(seen)) == len(seen) == 2 * 4 * 2
+    assert all(n % b_r and n % b_c for n, _, (b_r, b_c), _ in seen if (b_r, b_c) != (1, 1))

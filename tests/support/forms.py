@@ -6,5 +6,4 @@ their owners. The list ends empty.
 
 OLD_FORM = {
     "microquant",
-    "microflash",
 }
