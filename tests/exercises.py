@@ -8,7 +8,8 @@ An exercise has a title, one or more edits, and a table of results:
 
     ### gpt1: a title                          the name of the exercise; its script is named below
     In [`microgpt`](...), ...                  the first link of this kind names the script
-    ```python  ...  ```                        each pair of code blocks is an edit: from, to
+    ```python  ...  ```                        each pair of code blocks is an edit, from and to, of
+                                               what stands at the start of one line
     | result | script | edited |               the figures as the script and its edited copy print
     | `heldout_loss` | 2.3678 | 2.3650 |       them
 
@@ -44,9 +45,10 @@ class Exercise:
         """The source of the script with all edits. Raises ValueError if one does not apply."""
         source = SCRIPTS[self.script].read_text(encoding="utf-8")
         for old, new in self.edits:
-            if source.count(old) != 1:
-                raise ValueError(f"{self.name}: {source.count(old)} places have {old.strip()!r}")
-            source = source.replace(old, new)
+            places = list(re.finditer(rf"(?m)^{re.escape(old)}", source))
+            if len(places) != 1:
+                raise ValueError(f"{self.name}: {len(places)} places have {old.strip()!r}")
+            source = source[: places[0].start()] + new + source[places[0].end() :]
         return source
 
 
@@ -58,7 +60,7 @@ def parse_exercises(text):
         body = text[title.end() : following.start() if following else len(text)]
         body = body.partition("\n## ")[0]
         script = re.search(r"\[`(\w+)`\]", body)
-        blocks = CODE.findall(body)
+        blocks = [block.rstrip("\n") for block in CODE.findall(body)]
         rows = ROW.findall(body)
         if not script or script[1] not in SCRIPTS or not rows or not blocks or len(blocks) % 2:
             raise ValueError(f"{title[1]} needs a script, pairs of code blocks, and figures")
