@@ -140,6 +140,8 @@ CRITERIA = {
         "gqa_kv_ratio": "== 2",
         "mqa_kv_ratio": "== 4",
         "window_kv_ratio": "== 5",
+        "formula_mismatches": "== 0",
+        "special_cases_unequal": "== 0",
         "nan_count": "== 0",
         "gqa_cosine_independent": "< 0.95",
         "mqa_cosine_independent": "< 0.95",

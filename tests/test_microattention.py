@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import itertools
 import math
 import random
 
@@ -15,16 +16,18 @@ each_variant = pytest.mark.parametrize("name", VARIANTS)
 
 
 def test_drawings(script, capsys):
-    script.draw_memory({"a": [1, 2, 3, 4], "b": [2, 2, 2, 2]}, height=4)
-    script.draw_sweep([(0.5, [0.2, 0.4], [0.1, 0.1])], width=10)
+    xs, w = drawn(40)
+    runs = script.decode_all(xs, w)
     script.show_example()
-    xs, w = drawn()
-    script.show_costs({"MHA": script.decode(script.multi_head, xs, w)})
+    script.show_costs(runs)
+    script.draw_memory(runs)
+    script.show_independent({"toy": [script.Comparison(0.5, 1.25, 0.75)]})
+    rows = {similarity: [script.Comparison(0.5, 1.0, 0.75)] for similarity in script.similarities}
+    script.show_sweep(rows, rows, 0.9, 0.9)
     out = capsys.readouterr().out
     assert out.isascii()
-    assert "|bbbb" in out
-    assert "M G      |" in out
-    assert "1.000" in out
+    assert f"position 24  MQA     {'#' * 6} 384\n" in out
+    assert "1.250" in out
 
 
 # --- the variants against loops with an explicit mask ---
@@ -48,7 +51,7 @@ def setting(script, name, w):
     weights["multi_query"] = lambda w: script.pool(w, 1)
     variant = getattr(script, name)
     if name == "sliding_window":
-        variant = functools.partial(variant, window=WINDOW)
+        variant = functools.partial(variant, span=WINDOW)
     return variant, weights.get(name, lambda w: w)(w)
 
 
@@ -137,17 +140,20 @@ def test_identities_hold_to_the_bit(script, monkeypatch, scale):
     with monkeypatch.context() as patch:
         patch.setattr(script, "n_head", 1)
         assert script.decode(script.multi_head, xs, one) == single_head
-    assert script.decode(script.grouped_query, xs, w) == mha
-    assert script.decode(script.grouped_query, xs, script.pool(w, 4)) == mha
+    group_per_head = functools.partial(script.grouped_query, num_groups=4)
+    assert script.decode(group_per_head, xs, w) == mha
+    assert script.decode(group_per_head, xs, script.pool(w, 4)) == mha
     mqa = script.decode(script.multi_query, xs, single)
-    assert script.decode(script.grouped_query, xs, single) == mqa
-    for window in (len(xs), len(xs) + 1):
-        far = functools.partial(script.sliding_window, window=window)
+    single_group = functools.partial(script.grouped_query, num_groups=1)
+    assert script.decode(single_group, xs, single) == mqa
+    for span in (len(xs), len(xs) + 1):
+        far = functools.partial(script.sliding_window, span=span)
         assert script.decode(far, xs, w) == mha
+    assert script.count_unequal(xs, w) == 0
     if scale == 1.0:  # else the forgotten position may have no weight at all
-        near = functools.partial(script.sliding_window, window=len(xs) - 1)
+        near = functools.partial(script.sliding_window, span=len(xs) - 1)
         assert script.decode(near, xs, w)[0] != mha[0]
-    near = functools.partial(script.sliding_window, window=WINDOW)
+    near = functools.partial(script.sliding_window, span=WINDOW)
     alone = script.decode(script.multi_head, xs[-WINDOW:], w)[0]
     assert script.decode(near, xs, w)[0][-1] == alone[-1]
     pooled = script.pool(w, 2)
@@ -156,6 +162,20 @@ def test_identities_hold_to_the_bit(script, monkeypatch, scale):
     assert shared == script.decode(script.multi_head, xs, copied)[0]
     assert mqa[0] != mha[0]
     assert script.decode(script.vanilla, xs, one)[0] != mha[0]
+
+
+@pytest.mark.parametrize("name", ["multi_query", "grouped_query", "sliding_window", "multi_head"])
+def test_unequal_special_cases_are_counted(script, monkeypatch, name):
+    """Turn the sign of one variant: the cases in which it meets another are no longer equal."""
+    xs, w = drawn()
+    original = getattr(script, name)
+
+    def spoiled(*args, **options):
+        return [-y for y in original(*args, **options)]
+
+    monkeypatch.setattr(script, name, spoiled)
+    expected = {"multi_query": 1, "grouped_query": 2, "sliding_window": 1, "multi_head": 2}
+    assert script.count_unequal(xs, w) == expected[name]
 
 
 # --- costs ---
@@ -187,9 +207,9 @@ def counting(tree):
 
 
 def costs(name):
-    """The number of sets of keys and values, and the span, for the formulas."""
-    num_sets = {"grouped_query": 2, "multi_query": 1}.get(name, HEADS)
-    return num_sets, WINDOW if name == "sliding_window" else 10**9
+    """How many numbers the keys of a position have, and the span, for the formulas."""
+    kv_width = SIZE * {"grouped_query": 2, "multi_query": 1}.get(name, HEADS)
+    return kv_width, WINDOW if name == "sliding_window" else 10**9
 
 
 @each_variant
@@ -199,25 +219,26 @@ def test_flops_are_those_that_the_floats_counted(script, name):
         xs, w = drawn(n)
         variant, weights = setting(script, name, w)
         Counted.done = {"*": 0, "+": 0}
-        outputs, _, flops = script.decode(variant, counting(xs), counting(weights))
+        outputs, _, counts = script.decode(variant, counting(xs), counting(weights))
         assert isinstance(outputs[-1][-1], Counted)
         assert Counted.done["*"] == Counted.done["+"]
-        assert Counted.done["*"] + Counted.done["+"] == flops["projections"] + flops["attention"]
-        assert flops == script.predict_flops(n, *costs(name))
+        assert Counted.done["*"] + Counted.done["+"] == counts["projections"] + counts["attention"]
+        assert counts == script.predict(n, *costs(name))
 
 
 @each_variant
 def test_cache_is_what_the_formula_says(script, name):
     xs, w = drawn(9)
     variant, weights = setting(script, name, w)
-    cache, held = [([], []) for _ in range(HEADS)], []
+    cache, held = [([], []) for _ in weights["wk"]], []
     for x in xs:
         variant(x, weights, cache, collections.Counter())
         held.append(sum(len(vector) for pair in cache for side in pair for vector in side))
-    num_sets, span = costs(name)
-    assert held == [2 * SIZE * num_sets * min(n + 1, span) for n in range(9)]
-    assert held == [script.predict_kept(n + 1, num_sets, span) for n in range(9)]
-    assert held == script.decode(variant, xs, weights)[1]
+    kv_width, span = costs(name)
+    assert held == [2 * kv_width * min(n + 1, span) for n in range(9)]
+    run = script.decode(variant, xs, weights)
+    assert run.kept == held
+    assert (run.costs["kept"], run.costs["read"]) == (held[-1], sum(held))
 
 
 def test_variants_follow_the_papers_arithmetic(script):
@@ -230,17 +251,19 @@ def test_variants_follow_the_papers_arithmetic(script):
         "MQA": (12 * (2 * 32 + 2 * 8) * 32 * 2, pairs * 64 * 2, 2 * 12 * 8),
         "window": (12 * 4 * 32 * 32 * 2, near * 64 * 2, 2 * 8 * 32),
     }
-    xs, w = drawn(12)
-    variants = {
-        "vanilla": (script.vanilla, script.merge_heads(w)),
-        "MHA": (script.multi_head, w),
-        "GQA": (script.grouped_query, script.pool(w, 2)),
-        "MQA": (script.multi_query, script.pool(w, 1)),
-        "window": (script.sliding_window, w),
-    }
-    for title, (variant, weights) in variants.items():
-        _, kept, flops = script.decode(variant, xs, weights)
-        assert (flops["projections"], flops["attention"], kept[-1]) == expected[title]
+    runs = script.decode_all(*drawn(12))
+    assert list(runs) == list(expected)
+    for title, (_, kept, counts) in runs.items():
+        assert (counts["projections"], counts["attention"], kept[-1]) == expected[title]
+
+
+def test_mismatches_with_the_formulas_are_counted(script):
+    runs = script.decode_all(*drawn(40))
+    assert script.count_mismatches(runs) == 0
+    runs["window"].costs["read"] += 1
+    runs["MQA"].costs["kept"] -= 1
+    runs["vanilla"].costs["attention"] = runs["window"].costs["attention"]
+    assert script.count_mismatches(runs) == 3
 
 
 def test_outputs_that_are_not_finite_are_counted(script, monkeypatch):
@@ -256,11 +279,16 @@ def test_outputs_that_are_not_finite_are_counted(script, monkeypatch):
     assert script.count_not_finite(xs, w) == 2 * len(xs)
 
 
-def test_formula_of_a_known_model(script, monkeypatch):
-    """Llama 2 7B as predict_kept() describes it: 2 GiB in 16-bit numbers."""
-    monkeypatch.setattr(script, "n_embd", 4096)
-    monkeypatch.setattr(script, "n_head", 32)
-    assert 32 * 2 * script.predict_kept(4096, 32, 4096) == 2 * 2**30
+def test_large_inputs_would_overflow_without_the_subtraction(script, monkeypatch):
+    """As count_not_finite() says."""
+    monkeypatch.setattr(script, "softmax", lambda scores: [math.exp(s) for s in scores])
+    with pytest.raises(OverflowError):
+        script.count_not_finite(*drawn(scale=1.0))
+
+
+def test_formula_of_a_known_model(script):
+    """Llama 2 7B as predict() describes it: 32 layers, 2 bytes per number, 2 GiB."""
+    assert 32 * 2 * script.predict(4096, 32 * 128, 4096)["kept"] == 2 * 2**30
 
 
 # --- redundancy and pooling ---
@@ -292,52 +320,65 @@ def test_merged_heads_give_the_same_queries(script):
 
 @pytest.fixture(scope="module")
 def parts():
-    """What make_weights() mixes, with heads of 32 x 256, so that chance is small."""
+    """What mix_heads() mixes, with heads of 32 x 256, so that chance is small."""
     matrices = [gaussian(32, 256, 1 / 16, seed) for seed in range(10)]
     parts = {"wq": [], "wo": [], "common_k": matrices[0], "common_v": matrices[1]}
     return parts | {"own_k": matrices[2:6], "own_v": matrices[6:]}
 
 
-def test_share_is_the_cosine_of_two_heads(script, parts):
+def cosine(a, b):
+    return math.fsum(x * y for x, y in zip(a, b)) / (math.hypot(*a) * math.hypot(*b))
+
+
+def head_similarity(heads):
+    """The mean cosine of all pairs of heads, each matrix taken as one long vector."""
+    pairs = list(itertools.combinations([flat(head) for head in heads], 2))
+    return math.fsum(cosine(a, b) for a, b in pairs) / len(pairs)
+
+
+def test_similarity_is_the_cosine_of_two_heads(script, parts):
     """And the variance stays 1 / n_embd."""
-    for share in (0.0, 0.3, 0.95):
-        w = script.make_weights(parts, share)
+    for similarity in (0.0, 0.3, 0.95):
+        w = script.mix_heads(parts, similarity)
         for name in ("wk", "wv"):
-            assert script.head_similarity(w[name]) == pytest.approx(share, abs=0.03)
+            assert head_similarity(w[name]) == pytest.approx(similarity, abs=0.03)
             numbers = [x for head in w[name] for x in flat(head)]
             square = math.fsum(x * x for x in numbers) / len(numbers)
             assert 256 * square == pytest.approx(1, abs=0.05)
         assert w["wk"] != w["wv"]
-    copies = script.make_weights(parts, 1.0)
+    copies = script.mix_heads(parts, 1.0)
     assert copies["wk"] == [parts["common_k"]] * 4
     assert copies["wv"] == [parts["common_v"]] * 4
-    assert script.make_weights(parts, 0.0)["wv"] == parts["own_v"]
-    assert script.make_weights({**parts, "wo": "output"}, 0.0)["wo"] == "output"
+    assert script.mix_heads(parts, 0.0)["wv"] == parts["own_v"]
+    assert script.mix_heads({**parts, "wo": "output"}, 0.0)["wo"] == "output"
 
 
-def test_pooled_heads_keep_the_stated_cosine(script, parts):
-    """sqrt(s + (1 - s) / g), the docstring of pool_heads()."""
-    for share in (0.0, 0.5, 0.9):
-        heads = script.make_weights(parts, share)["wk"]
+def test_pooled_heads_have_the_expected_cosine_and_size(script, parts):
+    """sqrt(s + (1 - s) / g), both: for independent heads, 1 / g of the variance (see pool())."""
+    for similarity in (0.0, 0.5, 0.9):
+        heads = script.mix_heads(parts, similarity)["wk"]
         for size in (2, 4):
             pooled = script.pool({"wk": heads, "wv": heads}, 4 // size)["wk"]
-            expected = math.sqrt(share + (1 - share) / size)
+            expected = math.sqrt(similarity + (1 - similarity) / size)
             for h in (0, 3):
-                found = script.cosine(flat(heads[h]), flat(pooled[h // size]))
-                assert found == pytest.approx(expected, abs=0.03)
+                head, mean = flat(heads[h]), flat(pooled[h // size])
+                assert cosine(head, mean) == pytest.approx(expected, abs=0.03)
+                assert math.hypot(*mean) / math.hypot(*head) == pytest.approx(expected, abs=0.03)
 
 
-def test_scores_have_a_variance_of_one(script):
-    """As draw_parts() says: over many draws, of independent positions."""
+@pytest.mark.parametrize(("num_groups", "variance"), [(4, 1), (2, 1 / 2), (1, 1 / 4)])
+def test_variance_of_scores(script, num_groups, variance):
+    """As draw_parts() and pool() say: over many draws, of independent positions and heads."""
     random.seed(5)
     squares = []
     for _ in range(60):
-        w = script.make_weights(script.draw_parts(), 0.5)
+        w = script.pool(script.mix_heads(script.draw_parts(), 0.0), num_groups)
         a, b = script.gaussian(2, script.n_embd, 1.0)
-        for wq, wk in zip(w["wq"], w["wk"]):
+        for h, wq in enumerate(w["wq"]):
+            wk = w["wk"][h * num_groups // 4]
             score = script.dot(project(script, a, wq), project(script, b, wk)) / math.sqrt(8)
             squares.append(score * score)
-    assert script.mean(squares) == pytest.approx(1, abs=0.35)
+    assert script.mean(squares) == pytest.approx(variance, rel=0.3)
 
 
 def test_copies_of_a_head_lose_nothing(script):
@@ -348,18 +389,14 @@ def test_copies_of_a_head_lose_nothing(script):
             assert out == pytest.approx(reference, abs=1e-12)
 
 
-def test_turning_a_head_keeps_its_scores_and_not_its_cosine(script):
+def test_reversing_a_head_keeps_its_scores_and_not_its_cosine(script):
     """Why the cosines of trained heads would not tell (the docstring of sweep())."""
     xs, w = drawn(copies=True)
-
-    def turned(head):  # by a right angle in the plane of the first two numbers
-        return [[-x for x in head[1]], head[0], *head[2:]]
-
-    other = w | {name: [*w[name][:3], turned(w[name][3])] for name in ("wq", "wk")}
+    other = w | {name: [*w[name][:3], w[name][3][::-1]] for name in ("wq", "wk")}
     a, b = (script.decode(script.multi_head, xs, weights)[0] for weights in (w, other))
     for out, reference in zip(a, b):
         assert out == pytest.approx(reference, abs=1e-12)
-    assert script.head_similarity(other["wk"]) < 0.95 < script.head_similarity(w["wk"])
+    assert head_similarity(other["wk"]) < 0.6 < 0.99 < head_similarity(w["wk"])
 
 
 def test_dot_refuses_different_lengths(script):
@@ -368,35 +405,69 @@ def test_dot_refuses_different_lengths(script):
         script.dot([1.0, 2.0], [1.0])
 
 
-def test_cosines(script):
-    assert script.cosine([3.0, 0.0], [5.0, 5.0]) == pytest.approx(math.sqrt(0.5))
-    pair = [[[1.0, 0.0], [0.0, 2.0]], [[1.0, 0.0], [0.0, -1.0]]]
-    assert script.mean_cosine(*pair) == pytest.approx(0.0)
-    heads = [[[1.0], [0.0]], [[1.0], [0.0]], [[0.0], [1.0]]]
-    assert script.head_similarity(heads) == pytest.approx(1 / 3)
+def test_compare(script):
+    """At right angles and twice as long; half of it against it."""
+    mha = [[3.0, 4.0], [0.0, 2.0]]
+    found = script.compare([[-8.0, 6.0], [0.0, 1.0]], mha)
+    assert found == pytest.approx((0.5, (2 + 0.5) / 2, (math.sqrt(5) + 0.5) / 2))
+    assert script.compare(mha, mha) == pytest.approx((1.0, 1.0, 0.0))
+    assert script.mean_field([found, script.Comparison(0.1, 0.0, 0.0)], "cosine") == 0.3
+
+
+def naive_compare(outputs, mha):
+    """(cosine, length, difference), from the norms."""
+    rows = []
+    for a, b in zip(outputs, mha):
+        rows.append(
+            (cosine(a, b), math.hypot(*a) / math.hypot(*b), math.dist(a, b) / math.hypot(*b))
+        )
+    return tuple(math.fsum(column) / len(rows) for column in zip(*rows))
+
+
+def causal(i, j):
+    return j <= i
 
 
 def test_sweep_measures_what_it_says(script, monkeypatch):
-    """One draw, two shares: the same numbers from the naive reference."""
-    monkeypatch.setattr(script, "shares", (0.0, 0.9))
+    """Two draws, two similarities: the same numbers from the naive reference."""
+    monkeypatch.setattr(script, "similarities", (0.0, 0.9))
     random.seed(6)
-    draw = gaussian(6, N), script.draw_parts()
-    for share, (similarity, *found) in zip((0.0, 0.9), script.sweep([draw]), strict=True):
-        w = script.make_weights(draw[1], share)
-        both = [script.head_similarity(w["wk"]), script.head_similarity(w["wv"])]
-        assert similarity == pytest.approx(math.fsum(both) / 2)
-        mha = naive(draw[0], w, lambda i, j: j <= i)
-        for n_kv, cosines in zip((2, 1), found, strict=True):
-            reduced = naive(draw[0], script.pool(w, n_kv), lambda i, j: j <= i)
-            total = 0.0
-            for a, b in zip(mha, reduced):
-                total += math.fsum(x * y for x, y in zip(a, b)) / (math.hypot(*a) * math.hypot(*b))
-            assert cosines == pytest.approx([total / 6])
+    draws = [(gaussian(6, N), script.draw_parts()), (gaussian(6, N, seed=4), script.draw_parts())]
+    for n_kv, found in zip((2, 1), script.sweep(draws), strict=True):
+        assert list(found) == [0.0, 0.9]
+        for similarity, comparisons in found.items():
+            for (xs, parts), comparison in zip(draws, comparisons, strict=True):
+                w = script.mix_heads(parts, similarity)
+                expected = naive_compare(
+                    naive(xs, script.pool(w, n_kv), causal), naive(xs, w, causal)
+                )
+                assert comparison == pytest.approx(expected)
+
+
+def test_independent_variants_are_compared(script):
+    random.seed(6)
+    xs, parts = gaussian(12, N), script.draw_parts()
+    found = script.compare_independent([(xs, parts), (xs, parts)])
+    w = script.mix_heads(parts, 0.0)
+    mha = naive(xs, w, causal)
+    near = naive(xs, w, lambda i, j: i - 8 < j <= i)
+    expected = {
+        "vanilla": naive_compare(naive(xs, script.merge_heads(w), causal), mha),
+        "MHA": (1, 1, 0),
+        "GQA": naive_compare(naive(xs, script.pool(w, 2), causal), mha),
+        "MQA": naive_compare(naive(xs, script.pool(w, 1), causal), mha),
+        "window": naive_compare(near, mha),
+        "window, later": naive_compare(near[8:], mha[8:]),
+    }
+    assert list(found) == list(expected)
+    for name, comparisons in found.items():
+        assert comparisons[0] == pytest.approx(expected[name])
+        assert comparisons[1] == comparisons[0]
 
 
 def test_crossing(script):
-    assert script.crossing([0.0, 0.5, 1.0], [0.5, 0.9, 1.0]) == pytest.approx(0.75)
-    assert script.crossing([0.2, 0.4, 1.0], [0.5, 0.95, 1.0]) == pytest.approx(0.4)
-    assert script.crossing([0.2, 0.4, 1.0], [0.949, 0.951, 1.0]) == pytest.approx(0.3)
+    assert script.crossing({0.0: 0.5, 0.5: 0.9, 1.0: 1.0}) == pytest.approx(0.75)
+    assert script.crossing({0.2: 0.5, 0.4: 0.95, 1.0: 1.0}) == pytest.approx(0.4)
+    assert script.crossing({0.2: 0.949, 0.4: 0.951, 1.0: 1.0}) == pytest.approx(0.3)
     with pytest.raises(ValueError):
-        script.crossing([0.0, 1.0], [0.5, 0.9])
+        script.crossing({0.0: 0.5, 1.0: 0.9})
