@@ -1,12 +1,13 @@
 """A gate can be set to keep a gradient alive through time; left half open, it does not keep it.
 
 The problem: a recurrent network reads a text token by token, here letter by letter. All that it
-remembers is its state, a list of 32 numbers, which every token changes. Suppose that the first
-letter matters for what comes 16 letters later. To learn this, training needs to know how the loss
-at the end depends on the state at the beginning. This dependence is a gradient, and the chain rule
-finds it: go back from the end, and multiply by the derivative of each update on the way. If every
-update halves the gradient, 15 updates leave 0.5^15 = 0.00003 of it. It vanishes, and the first
-letter has almost no say in what is learned.
+remembers is its state, a list of 32 numbers, which every token changes. Call it h_1 after the first
+token, and h_16 after the 16th. From h_16 the network predicts the next token. Suppose that h_1
+already holds what decides this prediction. To make use of it, training needs to know how the loss
+of the prediction depends on h_1. This dependence is a gradient, and the chain rule finds it: go
+back from the end, and multiply by the derivative of each update on the way. If every update halves
+the gradient, the 15 updates from h_16 back to h_1 leave 0.5^15 = 0.00003 of it. It vanishes, and
+training cannot learn from what the state was at the beginning.
 
 The idea: give every number of the state a gate, which is a number z between 0 and 1. It decides how
 much of the old number is replaced:
@@ -23,27 +24,29 @@ number also takes in only 2 % of each new candidate. So most of the state gets a
        that depends on neither), and squeeze the result between -1 and 1 with tanh.
     2. gru_cell: the update with gates. Such an update is called a gated recurrent unit (GRU). It
        computes z and the candidate from the token and the old state, and blends old and candidate.
-    3. init_rnn and init_gru: random matrices of the same sizes for both. The bias of the gate is
-       where the gate is set: z starts near 0.02 for 6 of the 32 numbers, and near 0.95 for the
-       others.
+    3. init_rnn and init_gru: random matrices of the same sizes for both. The gate is set by its
+       bias: with a bias of -4, z starts near 0.02, and with 3 it starts near 0.95. 6 of the 32
+       numbers get the first, and the others the second.
     4. Two controls, because initial values decide much here. One is the RNN with a recurrent matrix
        that by itself shortens no gradient (orthogonal). The other is the GRU with gate biases of 0,
-       so that z starts near 0.5. All else is equal.
+       so that z starts near 0.5. Each has all other initial values in common with its network.
     5. train: train all four on the same names, with the same number of steps.
-    6. state_gradients: take the loss of the last prediction alone, and compute its gradient by the
-       state after each of 16 tokens. grad_ratio: its size after the first token, divided by its
-       size after the last one. The ratio is near 0 if the gradient vanishes on the way.
+    6. state_gradients: take the loss of the last prediction alone, and compute its gradient with
+       respect to each state, h_1 to h_16. grad_ratio: the size of the gradient with respect to h_1,
+       divided by that with respect to h_16. It is near 0 if the gradient vanishes on the way.
+    7. token_gradient: the same with respect to the numbers that the first token puts into the
+       cell. A slow number takes in little, so the GRU's lead is not found here.
 
-The RNN is that of Elman (1990), with tanh for his logistic function. The GRU is by Cho et al.
-(2014), whose z is the 1 - z of this script. That gradients vanish was shown by Bengio et al.
+The RNN is that of Elman (1990), with tanh in place of his logistic function. The GRU is by Cho et
+al. (2014), whose z is the 1 - z of this script. That gradients vanish was shown by Bengio et al.
 (1994). Setting gates by their biases follows Tallec and Ollivier (2018). Orthogonal initial
 matrices come from Saxe et al. (2014), who studied deep linear networks, and were taken to recurrent
 ones by Le et al. (2015, with the identity) and others. Karpathy's makemore (2022) has the same two
 cells. In production, gradients are also clipped, because a network whose gradients do not shrink
 can let them grow without limit (Pascanu et al. 2013).
 
-What is measured is the gradient by the state. How much say the first letter has also depends on how
-much of it a cell takes in, and there a slow unit loses part of its lead.
+What this script does not show is that names need such a memory. They are short, and all four
+networks end with nearly the same loss.
 
 What each generation gained: the RNN has a memory of any length in principle. LSTM (Hochreiter and
 Schmidhuber 1997, forget gate by Gers et al. 2000) and GRU have gates, so that gradients can get
@@ -66,14 +69,14 @@ import urllib.request
 n_hidden = 32  # numbers in the state; one of them is called a unit
 seq_len = 16  # tokens to read at most: the mark of a name's begin and the 15 letters of the longest
 num_steps = 3000  # training steps of each network, one name each
-learning_rate = 0.1  # how far a step moves a parameter, times its gradient
-std_input = 0.3  # standard deviation of the initial weights from tokens and to predictions
+learning_rate = 0.1  # a step moves a parameter by this times its gradient
+std_input = 0.3  # standard deviation of the initial weights of tokens, and of predictions
 std_recurrent = 0.1  # standard deviation of the initial weights from the old state to the new one
 num_slow = 6  # units of the GRU whose gate is set to keep them, called slow units
 bias_slow = -4.0  # bias of the gates of slow units: z starts near sigmoid(-4) = 0.02
 bias_fast = 3.0  # bias of the gates of all other units: z starts near sigmoid(3) = 0.95
 num_heldout = 1000  # names to judge by; no training step sees them
-num_sequences = 100  # pieces of text made of these names, to measure gradients on
+num_sequences = 100  # texts of 16 tokens, made of names one after the other, to measure gradients
 num_samples = 200  # names that the RNN and the GRU write
 temperature = 0.5  # of writing: below 1, tokens that are probable become more probable still
 
@@ -93,7 +96,7 @@ temperature = 0.5  # of writing: below 1, tokens that are probable become more p
 #   groups of three letters as are in common_trigrams(): those of at least five real names.
 
 
-# === WHAT THE ENGINE LACKS: operations that are one Value each ===
+# === TOOLS: operations that are one Value each ===
 def tanh(x):
     """The hyperbolic tangent of a Value or a float, between -1 and 1: tanh(0) = 0."""
     return x.tanh() if isinstance(x, Value) else math.tanh(x)
@@ -102,8 +105,8 @@ def tanh(x):
 def sigmoid(x):
     """1 / (1 + exp(-x)) of a Value or a float, between 0 and 1: sigmoid(0) = 0.5.
 
-    It is computed as (1 + tanh(x / 2)) / 2. That is the same number, and exp() cannot overflow. The
-    derivative is s * (1 - s), where s is the result.
+    It is computed as (1 + tanh(x / 2)) / 2. That is the same number, and unlike exp(-x), tanh
+    cannot overflow. The derivative is s * (1 - s), where s is the result.
     """
     if not isinstance(x, Value):
         return 0.5 + 0.5 * math.tanh(0.5 * x)
@@ -115,7 +118,9 @@ def add(*vectors):
     """The sum of vectors [n] of Values or floats, number by number: [n].
 
     Each number of the result is one Value, however many terms it has. Its derivative by each term
-    is 1. If all vectors are made of floats, so is the result.
+    is 1. Some vectors can be made of floats: in training the first state is, and where gradients
+    with respect to states are measured, the matrices are. Floats get no gradient. If all vectors
+    are made of floats, so is the result.
     """
     totals = [0.0] * len(vectors[0])
     for vector in vectors:
@@ -140,7 +145,7 @@ def blend(z, old, candidate):
         d(new)/d(old) = 1 - z            the direct way for the gradient
         d(new)/d(candidate) = z
 
-    In training, the first state of a text is made of floats, although z and candidate are Values.
+    In training, the first state of a name is made of floats, although z and candidate are Values.
     """
     if not isinstance(z, Value):
         return (1 - z) * old + z * candidate
@@ -158,15 +163,15 @@ def blend(z, old, candidate):
 #        |               |                      |
 #     [cell] -- h_1 -- [cell] -- h_2 -- ... -- [cell] -- h_16 -- prediction of token 17
 #
-# h_1, h_2, ... are the states. The first cell gets a state of zeros. The gradient of the prediction
-# has to go through 15 cells to get from h_16 back to h_1.
-#
-# The first token is the boundary, a token that stands in front of each name and behind it.
+# h_1, h_2, ... are the states. The first cell gets a state of zeros. The gradient of the loss has
+# to go through 15 cells to get from h_16 back to h_1. Token 1 of a name is the boundary, a token
+# that stands before each name and after it.
 #
 # Both cells contain products W x of a matrix with the token x. In these formulas, a token is a
-# vector of zeros with a single 1, whose place says which token it is (one-hot). So W x is one
-# column of W. The models keep these columns as rows of a table, and model["w_xh"][token] takes one
-# out. A bias is kept as a matrix with a single row.
+# vector of zeros with a single 1, whose place says which token it is (one-hot). Such a product
+# picks one column of W. So for each token, the models keep this column as a row of a table, and
+# model["w_xh"][token] is W_xh x. The other matrices are kept as they are in the formulas, and a
+# bias is kept as a matrix with a single row.
 
 
 def rnn_cell(model, token, h):
@@ -174,15 +179,15 @@ def rnn_cell(model, token, h):
 
         h_t = tanh(W_xh x_t + W_hh h_{t-1} + b_h)
 
-    On the way back from h_t to h_{t-1}, the gradient passes the same two operations in reverse:
+    On the way back from h_t to h_{t-1}, the gradient passes tanh first, whose derivative is
+    1 - h_t^2 and so at most 1, and then W_hh. Write g for the gradient with respect to h_t:
 
-        by tanh     Each number is multiplied by the derivative of tanh. It is 1 - h_t^2 and so at
-                    most 1.
-        by W_hh     Number j of h_{t-1} had a part in every number i of h_t, by W_hh[i][j]. So its
-                    gradient is the sum over i of W_hh[i][j] times what came back for number i.
+        back[i] = (1 - h_t[i]^2) * g[i]
+        d(loss)/d(h_{t-1}[j]) = sum over i of W_hh[i][j] * back[i]
 
-    The second operation is a product with the columns of W_hh instead of its rows. It is the same
-    at every token. If it shortens gradients, they shrink exponentially with the number of tokens.
+    because number j of h_{t-1} has a part in every number i of h_t, by W_hh[i][j]. The matrix is
+    the same at every token. If it shortens gradients, they shrink exponentially with the number of
+    tokens.
     """
     mixed = add(model["w_xh"][token], linear(h, model["w_hh"]), model["b_h"][0])
     return [tanh(m) for m in mixed]
@@ -195,12 +200,12 @@ def gru_cell(model, token, h):
 
         z = 0    The old number is kept. The gradient passes the cell unchanged, by the direct way.
         z = 1    The old number is replaced by the candidate. The direct way is closed. A gradient
-                 can only get back through the matrices that made z, r and the candidate.
+                 can only get back through the matrices that made the candidate.
 
-    The reset gate r decides how much of the old state the candidate may see. Why is it needed? With
-    z alone, an old number can be replaced, but its replacement is computed from all of the old
-    state. Sometimes the past should have no part in it, as at the start of a new sentence. With
-    r = 0, the candidate depends on the token alone.
+    The reset gate r decides how much of the old state the candidate may see. With z alone, a unit
+    could not forget: z = 1 replaces it by the candidate, but the candidate is computed from the
+    old state, the unit itself included. With r = 0, the candidate depends on the token alone. (How
+    much r is worth on names is not measured here.)
 
     With r = 1 and z = 1 for all units, the cell is the same as rnn_cell().
     """
@@ -247,8 +252,9 @@ def init_rnn(vocab_size):
         b_h   [1][n_hidden]    b_y  [1][vocab_size]
 
     A random matrix with n rows and columns multiplies the length of most vectors by about
-    std * sqrt(n). For w_hh that is 0.1 * sqrt(32) = 0.57, and 0.57^15 = 0.0002. So this RNN is made
-    to lose its gradient. with_orthogonal_recurrence() makes one that is not.
+    std * sqrt(n): each of n outputs is a sum of products with random weights, and has about std
+    times the length of the vector. For w_hh that is 0.1 * sqrt(32) = 0.57, and 0.57^15 = 0.0002. So
+    this RNN is made to lose its gradient. with_orthogonal_recurrence() makes one that is not.
     """
     return {
         "w_xh": random_matrix(vocab_size, n_hidden, std_input),
@@ -266,11 +272,11 @@ def init_gru(vocab_size):
     matrices and a bias of their own, so the GRU has more than twice as many parameters.
 
     The biases of z set the gates. A slow unit replaces 2 % of its number per token, so it remembers
-    for about 50 tokens. A fast unit replaces 95 %, almost like a unit of the RNN. What ratio of the
-    gradients, first to last, is to be expected? Suppose that all units have an equal part in the
-    gradient at the end. Its length is the root of a sum of squares, so the 6 slow units of 32 have
-    sqrt(6 / 32) = 0.43 of it. They keep 0.982^15 = 0.76 of that, and the fast units keep nothing.
-    0.43 * 0.76 makes 0.33.
+    for about 50 tokens. A fast unit replaces 95 %, almost like a unit of the RNN. Which ratio of
+    the gradients, at h_1 to at h_16, is to be expected? Suppose that all 32 numbers of the gradient
+    at h_16 are equally large, say 1. Then its length is sqrt(32). At h_1, the 6 slow units have
+    0.982^15 = 0.76 of theirs, and the others nothing. The length is 0.76 * sqrt(6) there, and the
+    ratio 0.76 * sqrt(6 / 32) = 0.33.
     """
     slow_biases = [bias_slow] * num_slow
     fast_biases = [bias_fast] * (n_hidden - num_slow)
@@ -292,8 +298,9 @@ def init_gru(vocab_size):
 def orthogonal(matrix):
     """A square matrix whose rows have length 1 and are at right angles to each other.
 
-    A product with the rows or with the columns of such a matrix only rotates or mirrors a vector,
-    and so keeps its length.
+    A product with such a matrix only rotates or mirrors a vector, and so keeps its length. The same
+    holds for a product with its columns, which gradients meet, because they also are at right
+    angles to each other.
     This is the method of Gram and Schmidt: from each row, take away the part that points along the
     rows before it, and rescale what is left to the length 1.
     """
@@ -311,8 +318,8 @@ def orthogonal(matrix):
 def with_orthogonal_recurrence(rnn):
     """A control: the same RNN, with a W_hh that shortens no gradient.
 
-    What this RNN loses before training, it loses to tanh, whose derivative is at most 1. (Training
-    then changes the matrix. It does not stay orthogonal.)
+    What the gradient loses before training, it loses to tanh, whose derivative is at most 1.
+    Training then changes the matrix, which does not stay orthogonal.
     """
     return {**rnn, "w_hh": orthogonal(rnn["w_hh"])}
 
@@ -325,7 +332,8 @@ def with_zero_gate_biases(gru):
 def init_models(vocab_size):
     """The four models to compare: {title: model}.
 
-    A control has all initial values in common with its model, but for the ones that it changes.
+    The RNN and its control have the same initial values in all matrices but w_hh, and the GRU and
+    its control in all but b_z.
     """
     rnn = init_rnn(vocab_size)
     gru = init_gru(vocab_size)
@@ -360,8 +368,9 @@ def train(model, names, chars):
     to their gradient. This is called backpropagation through time. It needs no code of its own.
 
     A step is plain gradient descent with a constant learning rate. Which of the two cells gets the
-    lower loss depends on this choice. In eight other runs, with a rate that fell to 0, it was
-    always the RNN. So the losses show that a network has learned something, and no more.
+    lower loss depends on this choice: in eight runs with other seeds and a rate that fell to 0, it
+    was always the RNN. So the losses show that a network has learned something, and no more. (That
+    the GRU has the lower one in main() is a rule of this collection, and no result.)
     """
     params = [p for matrix in model.values() for row in matrix for p in row]
     for step in range(num_steps):
@@ -378,8 +387,8 @@ def train(model, names, chars):
 def cut_sequences(names, chars):
     """num_sequences pieces [seq_len + 1] of a text in which a boundary stands between the names.
 
-    Hardly any single name is long enough. So a piece has boundaries inside, where a trained name
-    has none: the networks were never trained to read on behind a boundary. With pieces of 4 + 1
+    Hardly any single name has 16 letters, so names are put one after the other. (The networks were
+    trained on single names, and never had to read on after a boundary.) With pieces of 4 + 1
     tokens, "anna", "bo" and "mia" give
 
         text      .anna.bo.mia.
@@ -441,6 +450,36 @@ def grad_ratio(gradients):
     return norms[0] / norms[-1]
 
 
+def token_gradient(model, tokens):
+    """The length of the gradient of the last loss with respect to what the first token puts in.
+
+    A cell reads a token as rows of its tables w_xh, and of w_xz and w_xr if it is a GRU. Here these
+    rows are Values for the first token, and floats for all others.
+    """
+    first = {name: list(matrix) for name, matrix in model.items()}
+    rows = []
+    for name in ("w_xh", "w_xz", "w_xr"):
+        if name in model:
+            row = [Value(x) for x in model[name][tokens[0]]]
+            first[name][tokens[0]] = row
+            rows += row
+    h = next_state(first, tokens[0], [0.0] * n_hidden)
+    for token in tokens[1:-1]:
+        h = next_state(model, token, h)
+    loss = -log(softmax(predict(model, h))[tokens[-1]])
+    loss.backward()
+    gradient = [x.grad for x in rows]
+    return dot(gradient, gradient) ** 0.5
+
+
+def token_gradients(models, sequences):
+    """The mean of token_gradient() over sequences, for each model: {title: mean}."""
+    means = {}
+    for title, model in models.items():
+        means[title] = mean([token_gradient(model, tokens) for tokens in sequences])
+    return means
+
+
 def kept_shares(model, tokens):
     """1 - z of every unit of a GRU of floats, for each token but the last: [tokens][n_hidden]."""
     h = [0.0] * n_hidden
@@ -457,8 +496,8 @@ def direct_gradient(last_gradient, kept):
     """What of d(loss)/d(h_n), the gradient at the last state, gets to h_1 by the direct way alone.
 
     The direct way from h_t to h_{t-1} multiplies each unit by its 1 - z at token t. kept [n] has
-    these shares for the tokens 1 to n. The one of token 1 leads to the state before h_1, so it is
-    not used.
+    these shares for the tokens 1 to n. From h_n back to h_1, the way passes the tokens n to 2. (The
+    share of token 1 leads to the state before h_1.) Factors can be multiplied in any order.
     """
     gradient = last_gradient
     for shares in kept[1:]:
@@ -503,8 +542,9 @@ def judge_models(models, titles, heldout, others, chars):
     """Names that some of the models write, {title: names}, and {title: figures} about them.
 
     The figures are {"params": how many numbers the matrices have, "heldout_loss": the mean loss on
-    the names in `heldout`, "pronounceable_rate": the share of the names written}. What is usual in
-    a name is counted in `others`, which are real names as well, and not held out.
+    the names in `heldout`, "pronounceable_rate": the share of the written names that
+    is_pronounceable() accepts}. What is usual in a name is counted in `others`, which are real
+    names that are not among `heldout`.
     """
     known = common_trigrams(others)
     samples = {}
@@ -553,18 +593,16 @@ def main():
     # How much of the gradient gets back now, and how much by the direct way?
     trained = {title: gradients_on(sequences, model) for title, model in models.items()}
     show_norms("After training", trained)
+    gru_ratio = grad_ratio(trained["GRU"])
     kept_on = [kept_shares(models["GRU"], tokens) for tokens in sequences]
     direct = direct_ratio(trained["GRU"], kept_on)
-    gru_ratio = grad_ratio(trained["GRU"])
     show_gates(kept_on, gru_ratio, direct)
 
-    # What do the two cells predict and write?
-    show_comparison(final_losses, untrained, trained)
+    # How much say has the first token? And what do the two cells predict and write?
+    show_comparison(final_losses, untrained, trained, token_gradients(models, sequences))
     samples, figures = judge_models(models, ("RNN", "GRU"), heldout, names[num_heldout:], chars)
     show_names(samples)
 
-    # The controls have to stay below a third of the GRU's ratio. That the GRU has the lower loss is
-    # a criterion of the collection, but no result of this comparison: see train().
     third = f"< {gru_ratio / 3:.4f}"
     print_results(
         [
@@ -601,22 +639,19 @@ def show_fifteen_updates():
 
 
 def show_norms(title, gradients):
-    """Print the mean norms of {title of a model: its gradients}, with bars.
+    """Print the mean norms of {title of a model: its gradients}, a column for each model.
 
-    Norms differ by orders of magnitude. So the bars show their logarithm, and a straight slope is a
-    decay by the same factor in every step.
+    The last line is the factor per update: the norms at t = 1 are this to the power of 15, times
+    those at t = 16.
     """
-    print(f"\n{title}: the size of the gradient of the prediction after token {seq_len}, by the")
-    print(f"state after token t. It is the mean norm over {len(gradients['GRU'])} held-out texts.")
-    print("One # less is a quarter of the norm.")
-    print(f"  t  {''.join(f'{name:<20}' for name in gradients)}".rstrip())
+    print(f"\n{title}: the size of the gradient of the loss of the prediction after token")
+    print(f"{seq_len}, with respect to the state h_t: means over {num_sequences} held-out texts.")
+    print(f"  t{''.join(f'{name:>18}' for name in gradients)}")
     columns = [mean_norms(of_model) for of_model in gradients.values()]
     for t in range(seq_len):
-        line = f"{t + 1:3}  "
-        for norms in columns:
-            bar = "#" * round(9 + math.log2(max(norms[t] / norms[-1], 1e-10)) / 2)
-            line += f"{norms[t]:.1e} {bar:12}"
-        print(line.rstrip())
+        print(f"{t + 1:3}" + "".join(f"{norms[t]:18.1e}" for norms in columns))
+    factors = [(norms[0] / norms[-1]) ** (1 / (seq_len - 1)) for norms in columns]
+    print("per" + "".join(f"{factor:18.2f}" for factor in factors))
 
 
 def show_gates(kept_on, measured, direct):
@@ -632,14 +667,15 @@ def show_gates(kept_on, measured, direct):
     print(f"If the gradient came back by the factors 1 - z alone, it would be {direct:.4f}.")
 
 
-def show_comparison(final_losses, untrained, trained):
+def show_comparison(final_losses, untrained, trained, by_token):
     """Print the ratios and the losses, with a line for each model."""
-    print(f"\nThe norm at t = 1 divided by that at t = {seq_len}, and the training loss (nats):")
-    print("                  before training   after training   loss of the last 200 steps")
+    print(f"\nThe norm at t = 1 divided by that at t = {seq_len}. The norm with respect to what")
+    print("token 1 puts in, after training. And the training loss, in nats:")
+    print("                  ratio, untrained   ratio, trained   by token 1   loss of 200 steps")
     for title, loss in final_losses.items():
         before = grad_ratio(untrained[title])
         after = grad_ratio(trained[title])
-        print(f"{title:<18}{before:15.5f}{after:17.5f}{loss:29.4f}")
+        print(f"{title:<18}{before:16.5f}{after:17.5f}{by_token[title]:13.5f}{loss:20.4f}")
 
 
 def show_names(samples):
@@ -959,7 +995,8 @@ def print_results(rows):
         print(f"{name:<26}{text:<9}{bound}".rstrip())
 
 
-# An earlier release of the list in 01-foundations: 32,033 names instead of 32,178.
+# The list that is downloaded is an earlier release of the one in 01-foundations: 32,033 names
+# instead of 32,178. So the figures of a run on it are a little different.
 NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
 NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
 print = functools.partial(print, flush=True)  # print each line at once, also into a pipe
