@@ -39,7 +39,7 @@ except ImportError:  # Windows
 
 from support.blocks import REPEATED, TASK
 from support.scripts import ROOT, SCRIPTS
-from sync import DATA, ENGINE, GPT, IN_PLACE, OUTPUT, PREFERENCE
+from sync import DATA, IN_PLACE, OUTPUT
 
 MAX_BREAKS = 150
 SEED = 42
@@ -61,11 +61,6 @@ WIDTH = 60  # characters of a description on either side of its arrow
 DRAWING = "# === DRAWING"
 NEVER_PREFIXES = ("show_", "draw_", "print_")
 NEVER = {"main", "mean"} | DATA | OUTPUT
-# Scripts of the old form do not mark what they repeat. These names may be copies, by owner.
-OWNERS = {"microgpt": GPT, "microdpo": PREFERENCE | {"least_kl"}}
-for block_name, (block_owner, _) in IN_PLACE.items():
-    OWNERS[block_owner] = OWNERS.get(block_owner, set()) | {block_name}
-OLD_BLOCKS = ROOT / "tests" / "support" / "old_form" / "blocks.txt"
 
 
 def owned_functions(name, source, module):
@@ -78,7 +73,6 @@ def owned_functions(name, source, module):
     for number, line in enumerate(source.splitlines(), 1):
         if line.startswith("# === "):
             headers[number] = line.strip()
-    new_form = REPEATED in headers.values()
     functions = {}
     for node in module.body:
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
@@ -87,14 +81,11 @@ def owned_functions(name, source, module):
             continue
         above = [number for number in headers if number < node.lineno]
         section = headers[max(above)] if above else ""
-        if new_form:
-            if section == REPEATED or section.startswith(DRAWING):
-                continue
-            if section == TASK and name in ("microppo", "microgrpo"):
-                continue
-            if node.name in IN_PLACE and name in IN_PLACE[node.name][1]:
-                continue
-        elif is_old_copy(name, node):
+        if section == REPEATED or section.startswith(DRAWING):
+            continue
+        if section == TASK and name in ("microppo", "microgrpo"):
+            continue
+        if node.name in IN_PLACE and name in IN_PLACE[node.name][1]:
             continue
         if isinstance(node, ast.FunctionDef):
             functions[node.name] = node
@@ -103,35 +94,6 @@ def owned_functions(name, source, module):
             if isinstance(method, ast.FunctionDef):
                 functions[f"{node.name}.{method.name}"] = method
     return functions
-
-
-def is_old_copy(name, node):
-    """Whether a definition in a script of the old form is a copy of what another script owns.
-
-    A copy has the name and the code of something that another script owns, or owned when the old
-    blocks were frozen. Docstrings are not compared. The engine is a copy even if it differs.
-    """
-    owners = [owner for owner, names in OWNERS.items() if node.name in names]
-    if not owners or name in owners:
-        return False
-    if node.name in ENGINE - {"dot"}:
-        return True
-    code = without_docstrings(node)
-    for path in [OLD_BLOCKS, *(SCRIPTS[owner] for owner in owners)]:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        for other in ast.parse(text).body:
-            if getattr(other, "name", None) == node.name and without_docstrings(other) == code:
-                return True
-    return False
-
-
-def without_docstrings(definition):
-    """The code of a function or class as text, without comments and docstrings."""
-    copy = ast.parse(ast.unparse(definition))
-    for node in ast.walk(copy):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node):
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(copy)
 
 
 # === THE OPERATORS: each takes a node and yields its breaks, (old node, new node) ===

@@ -29,7 +29,6 @@ from support.blocks import (
     part,
     without,
 )
-from support.forms import OLD_FORM
 from support.scripts import ROOT, SCRIPTS
 
 # microgpt owns these blocks. Its other functions are its own.
@@ -136,18 +135,15 @@ def documented(text, gpt):
 def differences():
     """{path: text as it should be} of each file that differs from its owners."""
     texts = {name: path.read_text(encoding="utf-8") for name, path in SCRIPTS.items()}
-    new = [name for name in texts if name not in OLD_FORM]
     found = {}
-    if "microgpt" not in new:
-        return found
     gpt = owned(texts["microgpt"], GPT)
     (guard,) = (block.text for block in blocks_of(texts["microgpt"]) if block.name == GUARD)
-    task = owned(texts["microdpo"], PREFERENCE) if "microdpo" in new else {}
-    for name in new:
+    task = owned(texts["microdpo"], PREFERENCE)
+    for name in texts:
         in_place = {
             block: owned(texts[owner], {block})[block].text
             for block, (owner, scripts) in IN_PLACE.items()
-            if name in scripts and owner in new
+            if name in scripts
         }
         others = task if name != "microdpo" else None
         wanted = synced(texts[name], gpt, others, in_place, guard)

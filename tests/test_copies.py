@@ -1,6 +1,5 @@
 """What several scripts repeat is the same everywhere, and BORROWED names what a script borrows."""
 
-import ast
 import builtins
 import re
 
@@ -17,11 +16,9 @@ from support.blocks import (
     part,
     without,
 )
-from support.forms import OLD_FORM
 from support.scripts import ROOT, SCRIPTS
 
-NEW = [name for name in SCRIPTS if name not in OLD_FORM]
-BORROWERS = [name for name in NEW if name != "microgpt"]
+BORROWERS = [name for name in SCRIPTS if name != "microgpt"]
 # A reader needs no introduction to these.
 PLAIN = set("load_names mean print show_progress show_training draw_curve print_results".split())
 READ_BY_COPIES = "# read also by the code that is repeated from microgpt"
@@ -42,7 +39,6 @@ def test_every_copy_is_its_owners_code():
     )
 
 
-@pytest.mark.skipif("microgpt" in OLD_FORM, reason="microgpt has the old form")
 def test_microgpt_has_and_uses_every_block_that_it_owns():
     text = text_of("microgpt")
     blocks = sync.owned(text, sync.GPT)
@@ -83,35 +79,12 @@ def test_constants_that_copies_read_stand_apart(name):
     assert defined(apart) <= globals_used(repeated)
 
 
-@pytest.mark.parametrize("name", NEW)
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_the_callout_lists_functions_that_the_script_has(name):
     text = text_of(name)
     assert ("class Value" in text) == (CALLOUT in text)
     listed = sync.callout(text) if CALLOUT in text else ""
     assert set(re.findall(r"(\w+)\(", listed)) <= defined(text)
-
-
-OLD_TEXT = (ROOT / "tests" / "support" / "old_form" / "blocks.txt").read_text(encoding="utf-8")
-OLD_NODES = {node.name: node for node in ast.parse(OLD_TEXT).body}
-OLD_BLOCKS = {name: ast.dump(node) for name, node in OLD_NODES.items()}
-# In the old form, the same name was the same code in every script, or in those of its kind.
-OLD_ALWAYS = set("load_names show_progress mean draw_curve print_results".split())
-OLD_WITH_VALUE = set("exp log relu floats dot softmax linear adam_step".split())
-OLD_WITH_TASK = set(OLD_BLOCKS) - OLD_ALWAYS - OLD_WITH_VALUE - {"Value"}
-
-
-@pytest.mark.parametrize("name", sorted(OLD_FORM))
-def test_old_blocks_are_the_frozen_ones(name):
-    nodes = {n.name: n for n in ast.parse(text_of(name)).body if hasattr(n, "name")}
-    same = set(OLD_ALWAYS)
-    if "Value" in nodes:
-        same |= OLD_WITH_VALUE
-        base = [ast.dump(node) for node in OLD_NODES["Value"].body]
-        assert [d for d in map(ast.dump, nodes["Value"].body) if d in base] == base
-    if "is_preferred" in nodes:
-        same |= OLD_WITH_TASK
-    for block in same & set(nodes):
-        assert ast.dump(nodes[block]) == OLD_BLOCKS[block], block
 
 
 OWNER = """

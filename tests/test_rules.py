@@ -6,7 +6,6 @@ import os
 import subprocess
 
 import pytest
-from support.forms import OLD_FORM
 from support.scripts import NAMES, SCRIPTS, command, environment, load, python
 
 ALLOWED_IMPORTS = set(
@@ -47,7 +46,7 @@ def test_importing_does_nothing(name, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Python on Windows reports a closed pipe differently")
-@pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in OLD_FORM])
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_a_closed_pipe_ends_the_run_quietly(name):
     """As in `python script.py | head -n 1`: the reader goes away after the first line."""
     process = subprocess.Popen(
