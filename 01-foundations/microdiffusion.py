@@ -6,16 +6,17 @@ points, and that learns from the given points alone where its points should lie.
 center and their spread from the data is not enough, because a cloud with the same center and spread
 fills the empty middle of the spiral as well.
 
-The idea: the way from data to noise is easy. Add a little noise to a point, and then a little more,
-until nothing is left of the point. (Noise is a random number for each coordinate, from the Gaussian
-distribution with mean 0 and variance 1, called standard. The variance is the mean square of the
-distances from the mean.) On this way we know the noise, because we have drawn it ourselves. So we
-can train a network to look at a noisy point and to guess which noise is in it. That is enough to
-walk back: start with pure noise, take away a little of the noise that the network sees, let it look
-again, and repeat this until no noise is left.
+The idea: the way from data to noise is easy. Pull a point a little towards the origin, add a little
+noise, and repeat this until almost nothing is left of the point. (Noise is a random number for each
+coordinate, from the Gaussian distribution with mean 0 and variance 1, called standard. The variance
+is the mean square of the distances from the mean.) On this way we know the noise, because we have
+drawn it ourselves. So we can train a network to look at a noisy point and to guess which noise is
+in it. That is enough to walk back. Start with pure noise. Take away a part of the noise that the
+network sees, add a little fresh noise, and let the network look again. Each such step leaves less
+noise, and the last one leaves none.
 
 Below, x_0 is a point of the data, x_t is what has become of it after t steps, and T is the number
-of steps, after which only noise is left.
+of steps, after which almost only noise is left.
 
     x_0  -->  x_1  -->  x_2  -->  ...  -->  x_T      data to noise: nothing is learned here
     x_0  <--  x_1  <--  x_2  <--  ...  <--  x_T      noise to data: the network says where to go
@@ -25,22 +26,25 @@ of steps, after which only noise is left.
        the point by a number below 1 and adds noise of the variance beta_t. The result is x_t.
        make_alpha_bars: alpha_bar_t is the share of the variance of x_t that still comes from the
        data. It is 1 for x_0, and nearly 0 for x_T.
-    3. add_noise: compute x_t from x_0 in one jump, without the steps between. With eps for standard
-       noise, x_t = sqrt(alpha_bar_t) * x_0 + sqrt(1 - alpha_bar_t) * eps.
+    3. add_noise: compute x_t from x_0 in one jump, without the steps between:
+       x_t = sqrt(alpha_bar_t) * x_0 + sqrt(1 - alpha_bar_t) * eps. Here eps is the noise of all t
+       steps together, rescaled to the variance 1.
     4. predict_noise: the network reads x_t and t, and returns a guess of eps.
     5. train: draw a point and noise, and add the noise to the point. Change the network so that the
        squared difference between its guess and the noise falls. Do this for every t, many times.
     6. sample_path: draw pure noise and call it x_T. For t = T, T - 1, ..., 1, ask the network for a
-       guess. reverse_step takes a part of the guess away, rescales the point, and adds a little
-       fresh noise. The last step adds none. Its result, x_0, is the new point.
+       guess. reverse_step takes a part of the guess away, and rescales the point. It adds fresh
+       noise as well, because not one x_{t-1} but many lead to the same x_t. The last step adds
+       none. Its result, x_0, is the new point.
 
 The algorithm is called DDPM, for denoising diffusion probabilistic models (Ho, Jain & Abbeel 2020).
 The equation numbers are theirs. The idea is that of Sohl-Dickstein et al. (2015), who showed it on
 a spiral, too. Image diffusion is the same algorithm with more numbers. Where a point has two
-coordinates, an image has three numbers per pixel, red, green and blue, and each of them gets noise
-of its own. Where this network has less than a thousand parameters, that of Stable Diffusion 1 (a
-U-Net) has 860 million. Left out are prompts, the compression of images before noise is added to
-them, and ways to sample in fewer steps (Song et al. 2021).
+coordinates, an image of Ho et al. has three numbers per pixel, red, green and blue, and each of
+them gets noise of its own. Stable Diffusion 1 adds the noise to a compressed image instead, with
+four numbers per 8 x 8 pixels. Its network (a U-Net) has 860 million parameters, where this one has
+less than a thousand. Left out are prompts, the compression, and ways to sample in fewer steps (Song
+et al. 2021).
 """
 
 import functools
@@ -56,23 +60,23 @@ jitter = 0.08  # how far they stray from the curve: standard deviation of each c
 angle_start = 0.5 * math.pi  # the spiral makes one turn, from this angle
 angle_end = 2.5 * math.pi  # to this one
 num_curve_points = 400  # points that stand for the curve itself
-num_timesteps = 30  # T; Ho et al. take 1000, with smaller betas
+num_timesteps = 30  # T, the steps from data to noise; Ho et al. take 1000, with smaller betas
 beta_start = 0.01  # variance of the noise that step 1 adds
 beta_end = 0.3  # the same for step T
 num_time_features = 8  # numbers that tell the network which t it is
 n_hidden = 18  # numbers in each hidden layer of the network
 num_hidden_layers = 3
-num_steps = 1500  # training steps, each with one point for every t
+num_steps = 1500  # training steps, which are another thing: each changes the network once
 learning_rate = 0.03  # how far a training step moves a parameter at first; it falls linearly to 0
 num_samples = 1000  # points to make, to judge the network by
 near_distance = 0.21  # closer to the curve counts as near; it is 2.6 times the jitter
-example_noise = [1.0, -0.5]  # for the point that is followed in the output
+example_noise = [1.0, -0.5]  # for the training point that is shown in the output
 example_times = [1, 10, 30]  # at which it is shown
 example_time_back = 10  # from which one reverse step is shown
 drawn_times = [30, 12, 6, 3, 0]  # at which the points on their way to data are drawn
 # read also by the code that is repeated from microgpt
-beta1 = 0.85  # Adam's memory of the gradient; unrelated to the betas of the noise
-beta2 = 0.99  # Adam's memory of the squared gradient
+beta1 = 0.85  # Adam's memory of the gradient; unrelated to beta_1, the noise of step 1
+beta2 = 0.99  # Adam's memory of the squared gradient; unrelated to beta_2
 eps_adam = 1e-8  # keeps Adam's division finite; unrelated to the noise eps
 
 # === BORROWED from microgpt.py: what you need to know of it ===
@@ -98,11 +102,13 @@ def make_curve():
     """
     spiral = []
     for i in range(num_curve_points):
-        # Equal steps of the angle would make points that lie further apart on the outer part. The
-        # length of a spiral grows about as the square of the angle, so the square gets equal steps.
-        share = i / (num_curve_points - 1)  # 0 at the inner end, 1 at the outer end
-        angle = math.sqrt(angle_start**2 + share * (angle_end**2 - angle_start**2))
+        # The points should be about equally far apart. The length of a spiral, measured from its
+        # center, grows about as the square of the angle. So the squares are equally far apart.
+        fraction = i / (num_curve_points - 1)  # 0 at the inner end, 1 at the outer end
+        angle_squared = angle_start**2 + fraction * (angle_end**2 - angle_start**2)
+        angle = math.sqrt(angle_squared)
         spiral.append([angle * math.cos(angle), angle * math.sin(angle)])
+    # coordinates() lists one coordinate of all points. It and variance() stand with the measures.
     center = [mean(coordinates(spiral, axis)) for axis in (0, 1)]
     scale = math.sqrt(mean([variance(spiral, axis) for axis in (0, 1)]))
     return [[(point[axis] - center[axis]) / scale for axis in (0, 1)] for point in spiral]
@@ -119,30 +125,42 @@ def make_points(count, curve):
 
 # === FROM DATA TO NOISE: any number of steps in one jump ===
 #
-# Step t turns x_{t-1} into x_t. It makes the point smaller and adds noise of the variance beta_t:
+# Step t turns x_{t-1} into x_t. It pulls the point towards the origin, and adds noise of the
+# variance beta_t:
 #
 #     x_t = sqrt(1 - beta_t) * x_{t-1} + sqrt(beta_t) * n_t     n_t is standard noise        (eq. 2)
 #
 # Why the roots? A factor f multiplies a variance by f squared, and the variances of independent
 # numbers add up. So if x_{t-1} has variance 1, x_t has (1 - beta_t) * 1 + beta_t = 1 again.
 #
-# Two steps, with the first put into the second:
+# The first two steps are
 #
-#     x_2 = sqrt(1 - beta_2) * (sqrt(1 - beta_1) * x_0 + sqrt(beta_1) * n_1) + sqrt(beta_2) * n_2
-#         = sqrt((1 - beta_2) * (1 - beta_1)) * x_0
-#           + sqrt((1 - beta_2) * beta_1) * n_1 + sqrt(beta_2) * n_2
+#     x_1 = sqrt(1 - beta_1) * x_0 + sqrt(beta_1) * n_1
+#     x_2 = sqrt(1 - beta_2) * x_1 + sqrt(beta_2) * n_2
 #
-# The two noises are Gaussian and independent, so their sum is Gaussian noise again. The variance of
-# the sum is the sum of their variances:
+# and with x_1 put into the second line:
 #
-#     (1 - beta_2) * beta_1 + beta_2 = (1 - beta_2) * beta_1 + 1 - (1 - beta_2)
-#                                    = 1 - (1 - beta_2) * (1 - beta_1)
+#     x_2 = sqrt(1 - beta_2) * sqrt(1 - beta_1) * x_0
+#           + sqrt(1 - beta_2) * sqrt(beta_1) * n_1       variance (1 - beta_2) * beta_1
+#           + sqrt(beta_2) * n_2                          variance beta_2
 #
-# Call the product at the end alpha_bar_2. Then the two steps are one:
+# The two noises are Gaussian and independent, so their sum is Gaussian, too. Its variance is the
+# sum of the two variances. With beta_2 = 1 - (1 - beta_2), it is
 #
-#     x_2 = sqrt(alpha_bar_2) * x_0 + sqrt(1 - alpha_bar_2) * eps     eps is standard noise
+#     (1 - beta_2) * beta_1 + 1 - (1 - beta_2)  =  1 - (1 - beta_2) * (1 - beta_1)
 #
-# Each further step multiplies one more factor into the product. So for every t:
+# Call the product (1 - beta_2) * (1 - beta_1) alpha_bar_2. Then the two steps are one:
+#
+#     x_2 = sqrt(alpha_bar_2) * x_0 + sqrt(1 - alpha_bar_2) * eps
+#
+# Here eps is the sum of the two noises, divided by the root of its variance. So eps is standard
+# noise, but it is neither n_1 nor n_2. Step 3 multiplies the variance of this sum by 1 - beta_3,
+# and adds its own noise:
+#
+#     (1 - beta_3) * (1 - alpha_bar_2) + beta_3  =  1 - (1 - beta_3) * alpha_bar_2
+#
+# So alpha_bar_3 is (1 - beta_3) * alpha_bar_2, and each further step brings one more such factor.
+# For every t, with eps for the rescaled sum of n_1 to n_t:
 #
 #     alpha_bar_t = (1 - beta_1) * (1 - beta_2) * ... * (1 - beta_t)
 #     x_t = sqrt(alpha_bar_t) * x_0 + sqrt(1 - alpha_bar_t) * eps                            (eq. 4)
@@ -162,8 +180,8 @@ def make_betas():
     """
     betas = [0.0]
     for t in range(1, num_timesteps + 1):
-        share = (t - 1) / (num_timesteps - 1)  # 0 for the first step, 1 for the last
-        betas.append(beta_start + share * (beta_end - beta_start))
+        fraction = (t - 1) / (num_timesteps - 1)  # 0 for the first step, 1 for the last
+        betas.append(beta_start + fraction * (beta_end - beta_start))
     return betas
 
 
@@ -188,7 +206,7 @@ def add_noise(x_0, eps, alpha_bar):
 
         x_t = sqrt(alpha_bar_t) * x_0 + sqrt(1 - alpha_bar_t) * eps                          (eq. 4)
 
-    With x_0 = [1, 0], eps = [0.5, -1] and alpha_bar = 0.64, whose roots are 0.8 and 0.6:
+    With x_0 = [1, 0], eps = [0.5, -1] and alpha_bar = 0.64, the two roots are 0.8 and 0.6:
 
         x_t = 0.8 * [1, 0] + 0.6 * [0.5, -1] = [1.1, -0.6]
     """
@@ -201,10 +219,11 @@ def add_noise(x_0, eps, alpha_bar):
 def time_embedding(t):
     """t as numbers between -1 and 1 that change smoothly with t: [num_time_features].
 
-    They are the sine and cosine of the angle of a clock's hand at time t. The first hand makes one
-    turn in T steps, the second takes twice as long, and so on. A transformer is told positions in
-    the same way, with other clocks (Vaswani et al. 2017). Fed with the bare number t, the network
-    would have to make such curves itself.
+    Think of clocks with one hand each. A clock gives two numbers, the sine and the cosine of the
+    angle of its hand at time t. The first hand makes one turn in T steps, the others in 2 * T,
+    4 * T and 8 * T. The first transformer was told positions in this way, with other clocks
+    (Vaswani et al. 2017). This is the custom. The run does not show that the network needs more
+    than the bare number t / T.
     """
     features = []
     for i in range(num_time_features // 2):
@@ -223,8 +242,9 @@ def tanh(z):
 def init_network():
     """The parameters {name: matrix}, random floats. A matrix [n_out][n_in] takes n_in numbers.
 
-    The variance of a sum of n_in products is n_in times that of one product. With parameters of the
-    variance 1 / n_in, the outputs of a matrix vary about as much as its inputs do.
+    Each of its outputs is a sum of n_in products, one parameter times one input. If the inputs have
+    variance 1 and the parameters have variance 1 / n_in, each product has variance 1 / n_in, and
+    the sum has variance 1. So the numbers neither grow nor shrink from layer to layer.
     """
     shapes = {"layer0": (n_hidden, 2 + num_time_features + 1)}
     for layer in range(1, num_hidden_layers):
@@ -247,11 +267,13 @@ def predict_noise(model, x_t, t):
     Why guess the noise, and not x_0? Each tells the other: for a given x_t, eq. 4 can be solved for
     x_0 or for eps. Ho et al. got better images from a network that guesses the noise.
     """
-    # The 1.0 gives each row of the matrix a number that is added whatever the input is, the bias.
+    # The 1.0 is for the bias: what a row of layer0 has in this place is added whatever x_t and t
+    # are. The later matrices have no bias, which keeps the code short.
     inputs = [*x_t, *time_embedding(t), 1.0]
     h = [tanh(z) for z in linear(inputs, model["layer0"])]
     for layer in range(1, num_hidden_layers):
-        # A layer adds to h instead of replacing it. So gradients also get past the layer unchanged.
+        # A layer adds to h instead of replacing it. This is the custom in networks of many layers,
+        # where it lets gradients past each layer. Whether these few need it is not tested.
         change = [tanh(z) for z in linear(h, model[f"layer{layer}"])]
         h = [h_i + change_i for h_i, change_i in zip(h, change)]
     return linear(h, model["out"])
@@ -268,16 +290,20 @@ def predict_noise(model, x_t, t):
 #             loss  = (guess - eps)^2, averaged over the coordinates
 #         change the parameters so that the average of the T losses falls
 #
-# Algorithm 1 of the paper draws t at random as well. Here each t comes once in every step, because
-# the noise is harder to guess for some t than for others (the run shows how much). If t were drawn,
-# a step could have many easy or many hard points by luck.
+# Algorithm 1 of the paper draws t at random as well. Here each t comes once in every training step,
+# because the noise is harder to guess for some t than for others (the run shows how much). If t
+# were drawn, a training step could have many easy or many hard points by luck.
+#
+# How low can the loss get? Not to 0, because x_t is a sum of data and noise, and does not tell
+# exactly which is which. Who knows the spiral can compute the best guess (the tests do so). Its
+# loss is about 0.28, averaged over all t, and 0.7 at t = 1. There, a little noise along the spiral
+# looks like another place on it, and a little noise across it looks like the jitter.
 
 
 def noise_loss(model, x_0, t, eps, alpha_bars):
     """Mean squared difference between the guess and eps, for the noise eps [2] in a point x_0 [2].
 
     A network that always guesses 0 has a loss of 1 on average, because that is the variance of eps.
-    No network gets to 0: x_t is a sum of data and noise, and does not tell exactly which is which.
     (Eq. 14 adds the coordinates up, where this takes their mean.)
     """
     x_t = add_noise(x_0, eps, alpha_bars[t])
@@ -287,7 +313,7 @@ def noise_loss(model, x_0, t, eps, alpha_bars):
 
 
 def train(model, points, alpha_bars):
-    """Train a network of Values in place. Yield the average loss before each step."""
+    """Train a network of Values in place. Yield the average loss before each training step."""
     params = [p for matrix in model.values() for row in matrix for p in row]
     m = [0.0] * len(params)
     v = [0.0] * len(params)
@@ -297,7 +323,8 @@ def train(model, points, alpha_bars):
             x_0 = random.choice(points)
             eps = standard_noise()
             losses.append(noise_loss(model, x_0, t, eps, alpha_bars))
-        loss = dot(losses, [1 / len(losses)] * len(losses))  # their average
+        # The average is losses[0] * 1/T + losses[1] * 1/T + ..., which is a dot product.
+        loss = dot(losses, [1 / num_timesteps] * num_timesteps)
         loss.backward()
         rate = learning_rate * (1 - step / num_steps)  # falls to 0
         adam_step(params, m, v, step + 1, rate)
@@ -306,40 +333,49 @@ def train(model, points, alpha_bars):
 
 # === SAMPLING: from noise to data, in small steps ===
 #
-#     x_T = standard noise
+#     x_T = standard noise                                                             sample_path
 #     for t = T, T - 1, ..., 1:
-#         guess   = what the network guesses from x_t and t
-#         mu      = (x_t - beta_t / sqrt(1 - alpha_bar_t) * guess) / sqrt(1 - beta_t)      (eq. 11)
-#         x_{t-1} = mu + sqrt(beta_t) * fresh standard noise          (without the noise for t = 1)
+#         guess   = what the network guesses from x_t and t                            predict_noise
+#         mu      = (x_t - beta_t / sqrt(1 - alpha_bar_t) * guess) / sqrt(1 - beta_t)  reverse_mean
+#         x_{t-1} = mu + sqrt(beta_t) * fresh standard noise, or mu alone if t = 1     reverse_step
 #
-# Where does mu come from? Suppose that the guess is right. Then we know all the noise in x_t
-# together: it is sqrt(1 - alpha_bar_t) * eps. We want to undo step t alone. Eq. 2, solved for
-# x_{t-1}, says how:
+# Where does mu come from (eq. 11)? Suppose first that the guess is exactly eps. We want to undo
+# step t alone. Eq. 2, solved for x_{t-1}, says how:
 #
 #     x_{t-1} = (x_t - sqrt(beta_t) * n_t) / sqrt(1 - beta_t)
 #
-# We do not know n_t, the noise of step t, but only the sum of the noise of all steps. The variance
-# of the sum is 1 - alpha_bar_t, and step t has contributed beta_t to it (as beta_2 in the two steps
-# above). If a sum of independent Gaussian numbers with mean 0 is known, then each of them is
-# expected to be a part of the sum: the same part that its variance is of the sum's variance. (If a
-# number has variance 3, the other one has variance 1, and their sum is 8, then we expect 6 and 2.)
-# So what we expect of step t is
+# We do not know n_t. We know the sum of all noise in x_t, which is sqrt(1 - alpha_bar_t) * eps and
+# has the variance 1 - alpha_bar_t. As in x_2 above, the last step's part of the sum is
+# sqrt(beta_t) * n_t, with the variance beta_t. The rest of the sum is independent of it.
 #
-#     sqrt(beta_t) * n_t  =  beta_t / (1 - alpha_bar_t)  *  sqrt(1 - alpha_bar_t) * eps
+# If two independent Gaussian numbers have the mean 0, and only their sum is known, then the first
+# is expected to be (variance of the first) / (variance of the sum) * sum. (With the variances 3 and
+# 1 and the sum 8, we expect 3 / 4 * 8 = 6, which leaves 2 for the second.) So we expect
+#
+#     sqrt(beta_t) * n_t  =  beta_t / (1 - alpha_bar_t) * sqrt(1 - alpha_bar_t) * eps
 #                         =  beta_t / sqrt(1 - alpha_bar_t) * eps
 #
-# Put into the line above, with the guess for eps, this is mu. It is the expected x_{t-1}.
+# since a number divided by its root is its root. Put this into the line for x_{t-1}, with the
+# guess for eps, and it becomes mu: the x_{t-1} that is expected if x_t and eps are known.
 #
-# Why is fresh noise added to it? The x_{t-1} that lead to the same x_t are not all equal. They
-# scatter around the expected one, and the fresh noise lets the samples scatter, too. Ho et al. give
-# two variances between which the right one lies, one for data that is itself standard noise and one
-# for data that is a single point. beta_t is the first, and the larger one.
+# But the network does not know eps. Many points of the data could have led to x_t, each with an eps
+# of its own. The guess with the smallest squared error is the average of these eps. Each eps has
+# its mu. Since mu is x_t minus a multiple of eps, rescaled, the average eps gives the average mu.
+# That is the x_{t-1} that is expected if only x_t is known.
 #
-# Why so many steps? Nearly every point of the data could be behind x_T. The guess with the smallest
-# squared error is the average over all of them, and the x_0 that belongs to it lies amid the data,
-# where no data may be. But mu is still right: the average guess gives the average mu, because the
-# guess is only multiplied and subtracted. After a small step to there, and its fresh noise, fewer
-# points of the data could be behind x_{t-1}, and the next guess says more.
+# Why fresh noise? The x_{t-1} that lead to the same x_t are not equal. They scatter around their
+# average. Samples that do not scatter with them crowd together (see walk_without_noise). How large
+# should the fresh noise be? The paper gives two extremes, for data of the variance 1 in each
+# coordinate. If the data is itself standard noise, the variance is beta_t. If the data is a single
+# point, it is beta_t * (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t), which is smaller. Ho et al. had
+# similar results with both. Here it is beta_t, the simpler one.
+#
+# Why small steps? The x_{t-1} that lead to x_t are nearly Gaussian only if beta_t is small. Then
+# all of them are close to x_t, and mu with Gaussian noise describes them. If beta_t is large, they
+# may lie on several arms of the spiral, and mu lies between the arms, where no data is. In the
+# extreme, one step from x_T to x_0 would put every point near the mean of all data, in the empty
+# middle. After a small step there is less noise in the point. So fewer points of the data could
+# have led there, and the next guess is an average over fewer.
 
 
 def reverse_mean(x_t, guess, beta, alpha_bar):
@@ -347,9 +383,10 @@ def reverse_mean(x_t, guess, beta, alpha_bar):
 
         mu = (x_t - beta_t / sqrt(1 - alpha_bar_t) * guess) / sqrt(1 - beta_t)              (eq. 11)
 
-    With x_t = [1.1, -0.6], the guess [0.5, -1], beta = 0.19 and alpha_bar = 0.64:
+    Take x_t = [1.1, -0.6], guess = [0.5, -1], beta = 0.19 and alpha_bar = 0.64. The roots are
+    sqrt(1 - 0.64) = 0.6 and sqrt(1 - 0.19) = 0.9. To three decimals, 0.19 / 0.6 = 0.317:
 
-        mu = ([1.1, -0.6] - 0.19 / 0.6 * [0.5, -1]) / 0.9 = [1.046, -0.315]
+        mu = ([1.1, -0.6] - 0.317 * [0.5, -1]) / 0.9 = [0.942, -0.283] / 0.9 = [1.046, -0.315]
     """
     guess_factor = beta / math.sqrt(1 - alpha_bar)  # how much of the guess is taken away
     shrink = math.sqrt(1 - beta)  # step t multiplied the point by this
@@ -385,21 +422,30 @@ def sample_path(model, betas, alpha_bars):
 
 
 # === HOW GOOD IT IS: do the samples have the shape of the data? ===
-def one_jump(model, x_t, t, alpha_bars):
-    """The x_0 [2] that the guess for x_t [2] belongs to: eq. 4, solved for x_0. For a comparison.
+#
+# Three figures together judge a cloud of points. mean_error and variance_error compare its means
+# and variances with those of the training points. The cloud of gaussian_like passes these two, and
+# has no shape. near_rate looks at the shape. On seed 42, the cloud of walk_without_noise even has a
+# higher rate than the samples, but its points crowd together, so that it fails the other two.
+#
+# How good can samples be? Fresh points of the data have errors up to 0.08 by the luck of 1000 draws
+# (seeds 42 to 44). The bound 0.2 allows the samples more than that, as the network is not perfect.
+# With the best possible guess in its place, the same steps bring 99 % of the samples near the curve
+# (the tests do this). So what our samples miss is due to the network, and not to the number of
+# steps.
 
-        x_0 = (x_t - sqrt(1 - alpha_bar_t) * guess) / sqrt(alpha_bar_t)
 
-    From x_T, two things are against it: the guess is an average over nearly all data, and dividing
-    by a number near 0 enlarges the error of the guess. The run does not tell them apart.
+def walk_without_noise(model, x_T, betas, alpha_bars):
+    """From x_T [2] to x_0 [2] by mu alone. For a comparison that shows what fresh noise does.
+
+    Such points crowd together: on the seeds 42 to 44, a variance is 62 to 83 % too small. How many
+    of them are near the curve is luck: 84 % on seed 42, 36 % and 40 % on the seeds 43 and 44.
     """
-    guess = predict_noise(model, x_t, t)
-    x_factor = math.sqrt(alpha_bars[t])
-    eps_factor = math.sqrt(1 - alpha_bars[t])
-    x_0 = []
-    for x_i, guess_i in zip(x_t, guess):
-        x_0.append((x_i - eps_factor * guess_i) / x_factor)
-    return x_0
+    x_t = x_T
+    for t in range(num_timesteps, 0, -1):
+        guess = predict_noise(model, x_t, t)
+        x_t = reverse_mean(x_t, guess, betas[t], alpha_bars[t])
+    return x_t
 
 
 def mean_loss_at(model, points, t, alpha_bars):
@@ -425,38 +471,41 @@ def variance(points, axis):
     return mean([(value - center) ** 2 for value in values])
 
 
-def mean_error(samples, points):
-    """How far the means are apart, in standard deviations of the points. The worse coordinate."""
+def mean_error(cloud, points):
+    """The distance between the two means, in standard deviations of `points`.
+
+    Of the two coordinates, the one with the larger error counts, here and in variance_error.
+    """
     errors = []
     for axis in (0, 1):
-        distance = mean(coordinates(samples, axis)) - mean(coordinates(points, axis))
+        distance = mean(coordinates(cloud, axis)) - mean(coordinates(points, axis))
         errors.append(abs(distance) / math.sqrt(variance(points, axis)))
     return max(errors)
 
 
-def variance_error(samples, points):
-    """How much larger or smaller the variance is, as a share. The worse coordinate."""
-    ratios = [variance(samples, axis) / variance(points, axis) for axis in (0, 1)]
+def variance_error(cloud, points):
+    """By how much the variance differs from that of `points`: 0.1 means 10 % too large or small."""
+    ratios = [variance(cloud, axis) / variance(points, axis) for axis in (0, 1)]
     return max(abs(ratio - 1) for ratio in ratios)
 
 
 def gaussian_like(points):
-    """As many points from a Gaussian with the same means, variances and covariance.
+    """As many points from a Gaussian whose means, variances and covariance are those of `points`.
 
-    They pass every test that only looks at those numbers, but they have no shape. The second
-    coordinate follows the first along a line, with the slope covariance / variance. What the line
-    leaves of its variance is drawn independently.
+    The first coordinate is drawn alone. The second is slope * first + rest, with an independent
+    rest. Its covariance with the first is slope * (variance of the first), which has to be the
+    covariance of the points. Its variance is slope^2 * (variance of the first) + (variance of the
+    rest), which has to be the variance of the second.
     """
     center = [mean(coordinates(points, axis)) for axis in (0, 1)]
-    std = math.sqrt(variance(points, 0))
+    first_std = math.sqrt(variance(points, 0))
     slope = covariance(points) / variance(points, 0)
-    # The line contributes slope^2 * variance(points, 0) to the variance of the second coordinate.
     rest_std = math.sqrt(variance(points, 1) - slope**2 * variance(points, 0))
     draws = []
     for _ in points:
-        offset = random.gauss(0, std)
+        first = random.gauss(0, first_std)
         rest = random.gauss(0, rest_std)
-        draws.append([center[0] + offset, center[1] + slope * offset + rest])
+        draws.append([center[0] + first, center[1] + slope * first + rest])
     return draws
 
 
@@ -467,7 +516,7 @@ def curve_distance(point, curve):
 
 
 def near_rate(points, curve):
-    """The share of points that are near the curve. It looks at the shape."""
+    """The rate of points that are near the curve, from 0 to 1."""
     return mean([curve_distance(point, curve) < near_distance for point in points])
 
 
@@ -476,14 +525,14 @@ def main():
     started = time.perf_counter()
     random.seed(42)
 
-    # The data and the schedule of the noise. One point goes to noise, and one step back.
+    # The data and the schedule of the noise. One point at three t, and one step back.
     curve = make_curve()
     points = make_points(num_points, curve)
     betas = make_betas()
     alpha_bars = make_alpha_bars(betas)
     print(f"{num_points} points along a spiral. At t = {num_timesteps}, the share of the variance")
     print(f"that still comes from them is alpha_bar = {alpha_bars[-1]:.4f}.")
-    show_to_noise(points[0], example_noise, alpha_bars)
+    show_noisy(points[0], example_noise, alpha_bars)
     show_one_step_back(points[0], example_noise, example_time_back, betas, alpha_bars)
 
     model = as_values(init_network())
@@ -492,26 +541,25 @@ def main():
     losses = show_training(train(model, points, alpha_bars), num_steps)
     model = as_floats(model)
 
-    # How well does the network guess the noise in points that it was not trained on?
+    # How well does the network guess the noise in this point, and in points it has not seen?
     fresh = make_points(num_samples, curve)
     fresh_losses = {t: mean_loss_at(model, fresh, t, alpha_bars) for t in example_times}
     show_guesses(model, points[0], example_noise, alpha_bars, fresh_losses)
 
-    # Walk from noise to new points. For comparison, jump there from the same noise.
+    # Walk from noise to new points. For comparison, walk from the same x_T without fresh noise.
     paths = [sample_path(model, betas, alpha_bars) for _ in range(num_samples)]
     samples = [path[0] for path in paths]
     starts = [path[num_timesteps] for path in paths]
-    jumped = [one_jump(model, x_t, num_timesteps, alpha_bars) for x_t in starts]
-    show_paths(paths)
-
-    # Are the samples where the data is? A Gaussian has the same means and variances, but no shape.
+    noiseless = [walk_without_noise(model, x_T, betas, alpha_bars) for x_T in starts]
     gaussian = gaussian_like(points)
-    draw_clouds({"data": points, "samples": samples}, 38, 18)
-    show_clouds({"data": fresh, "samples": samples, "Gaussian": gaussian}, curve)
+    show_paths(paths)
+    draw_clouds({"training points": points, "samples": samples}, 38, 18)
+    clouds = {"training points": points, "fresh points": fresh, "samples": samples}
+    show_clouds(clouds | {"no fresh noise": noiseless, "Gaussian": gaussian}, points, curve)
+
     first_loss = mean(losses[:100])
     near = near_rate(samples, curve)
     gaussian_near = near_rate(gaussian, curve)
-
     print_results(
         [
             ("params", num_params, ""),
@@ -524,7 +572,8 @@ def main():
             ("data_near_curve_rate", near_rate(fresh, curve), "> 0.97"),
             ("gaussian_near_curve_rate", gaussian_near, "< 0.3"),
             ("near_curve_ratio", near / gaussian_near, ">= 2"),
-            ("one_jump_near_curve_rate", near_rate(jumped, curve), f"< {near - 0.2:.4f}"),
+            ("no_noise_near_curve_rate", near_rate(noiseless, curve), ""),
+            ("no_noise_variance_error", variance_error(noiseless, points), "> 0.4"),
             ("runtime_seconds", time.perf_counter() - started, "< 300"),
         ]
     )
@@ -536,9 +585,10 @@ def as_text(point):
     return f"({point[0]:5.2f}, {point[1]:5.2f})"
 
 
-def show_to_noise(x_0, eps, alpha_bars):
-    """Print one point at several t, each computed in one jump."""
-    print(f"\nOne of the points on its way to noise: x_0 = {as_text(x_0)}, eps = {as_text(eps)}")
+def show_noisy(x_0, eps, alpha_bars):
+    """Print one point at several t, each computed in one jump, all with the same eps."""
+    print("\nOne of these points with more and more noise, each time in one jump with the same")
+    print(f"eps. x_0 = {as_text(x_0)}, eps = {as_text(eps)}")
     print(" t  alpha_bar  x_t = sqrt(alpha_bar) * x_0 + sqrt(1 - alpha_bar) * eps")
     for t in example_times:
         x_factor = math.sqrt(alpha_bars[t])
@@ -566,9 +616,10 @@ def show_one_step_back(x_0, eps, t, betas, alpha_bars):
 
 
 def show_guesses(model, x_0, eps, alpha_bars, fresh_losses):
-    """Print what the network guesses for the point followed, and its mean loss {t: loss}."""
+    """Print what the network guesses for one point, and its mean loss {t: loss} over others."""
     print(f"\nThe same point after training. The noise in it is {as_text(eps)}. The loss is the")
-    print(f"mean over {num_samples} fresh points with random noise:")
+    print(f"mean over {num_samples} fresh points with random noise. For a small t, no guess can be")
+    print("good: what is little noise may as well be jitter, or another place on the spiral.")
     print(" t             x_t           guess      loss")
     for t, loss in fresh_losses.items():
         x_t = add_noise(x_0, eps, alpha_bars[t])
@@ -587,14 +638,17 @@ def show_paths(paths):
     print()
 
 
-def show_clouds(clouds, curve):
-    """Print means, variances and the rate near the curve of each cloud {title: points}."""
-    print("\nBoth coordinates:      means         variances     share near the curve")
-    for title, points in clouds.items():
-        means = [mean(coordinates(points, axis)) for axis in (0, 1)]
-        variances = [variance(points, axis) for axis in (0, 1)]
-        rate = near_rate(points, curve)
-        print(f"{title:<18}{as_text(means)}  {as_text(variances)}  {rate:.3f}")
+def show_clouds(clouds, points, curve):
+    """Print what is measured of each cloud {title: points}, and its errors against `points`."""
+    print("\nBoth coordinates, the errors against the training points, and the rate of points near")
+    print("the curve:")
+    print("                    means         variances     mean_error  variance_error   near")
+    for title, cloud in clouds.items():
+        means = [mean(coordinates(cloud, axis)) for axis in (0, 1)]
+        variances = [variance(cloud, axis) for axis in (0, 1)]
+        errors = f"{mean_error(cloud, points):10.3f}  {variance_error(cloud, points):14.3f}"
+        rate = near_rate(cloud, curve)
+        print(f"{title:<16}{as_text(means)}  {as_text(variances)}  {errors}{rate:7.3f}")
 
 
 def cloud_rows(points, width, height):

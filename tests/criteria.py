@@ -17,7 +17,7 @@ CRITERIA = {
         "data_near_curve_rate": "> 0.97",
         "gaussian_near_curve_rate": "< 0.3",
         "near_curve_ratio": ">= 2",
-        "one_jump_near_curve_rate": "< near_curve_rate - 0.2",
+        "no_noise_variance_error": "> 0.4",
         "runtime_seconds": "< 300",
     },
     "microembedding": {

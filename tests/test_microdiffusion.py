@@ -453,16 +453,63 @@ def test_sampling_starts_from_noise_and_goes_step_by_step(script, schedule):
 # --- the measures ---
 
 
-def test_one_jump_undoes_add_noise(script, schedule, monkeypatch):
-    _, alpha_bars = schedule
-    asked = []
+def test_walk_without_noise_takes_the_mean_of_every_step(script, schedule):
+    """x_{t-1} = (x_t - beta / sqrt(1 - abar) * guess) / sqrt(1 - beta), and nothing is drawn."""
+    betas, alpha_bars = schedule
+    w, start = some_weights(), [0.8, -1.3]
+    state = random.getstate()
+    end = script.walk_without_noise(w, start, betas, alpha_bars)
+    assert random.getstate() == state
+    x = list(start)
+    for t in range(T, 0, -1):
+        guess = script.predict_noise(w, x, t)
+        factor = betas[t] / math.sqrt(1 - alpha_bars[t])
+        x = [(xi - factor * g) / math.sqrt(1 - betas[t]) for xi, g in zip(x, guess)]
+    assert end == pytest.approx(x, abs=1e-12)
+    assert start == [0.8, -1.3]
+
+
+def best_guess(x, curve, alpha_bar):
+    """E[eps | x_t], if the data is known: Gaussians of std 0.08 around the places of the curve."""
+    variance = alpha_bar * 0.08**2 + 1 - alpha_bar
+    total = horizontal = vertical = 0.0
+    for place in curve:
+        dx, dy = (xi - math.sqrt(alpha_bar) * p for xi, p in zip(x, place))
+        weight = math.exp(-(dx * dx + dy * dy) / (2 * variance))
+        total += weight
+        horizontal += weight * dx
+        vertical += weight * dy
+    factor = math.sqrt(1 - alpha_bar) / variance / total
+    return [factor * horizontal, factor * vertical]
+
+
+def test_the_best_guess_brings_nearly_all_samples_near(script, schedule, monkeypatch):
+    """As the comments say: 99 % after the same steps, so the network is what limits the rate."""
+    betas, alpha_bars = schedule
+    curve = script.make_curve()
     monkeypatch.setattr(
-        script, "predict_noise", lambda model, x, t: asked.append((x, t)) or [0.7, -1.2]
+        script, "predict_noise", lambda model, x, t: best_guess(x, curve, alpha_bars[t])
     )
-    for t in (1, 9, T):
-        x_t = script.add_noise([0.4, -1.5], [0.7, -1.2], alpha_bars[t])
-        assert script.one_jump({}, x_t, t, alpha_bars) == pytest.approx([0.4, -1.5])
-        assert asked.pop() == (x_t, t)
+    random.seed(8)
+    samples = [script.sample_path({}, betas, alpha_bars)[0] for _ in range(100)]
+    assert script.near_rate(samples, curve) >= 0.96
+    points = script.make_points(2000, curve)
+    assert script.variance_error(samples, points) < 5 * math.sqrt(2 / 100)
+
+
+def test_the_least_possible_loss(script, schedule, monkeypatch):
+    """As the comments say: about 0.28 on average over t, and 0.7 at t = 1."""
+    _, alpha_bars = schedule
+    curve = script.make_curve()
+    monkeypatch.setattr(
+        script, "predict_noise", lambda model, x, t: best_guess(x, curve, alpha_bars[t])
+    )
+    random.seed(9)
+    points = script.make_points(60, curve)
+    losses = [script.mean_loss_at({}, points, t, alpha_bars) for t in range(1, T + 1)]
+    assert math.fsum(losses) / T == pytest.approx(0.28, abs=0.06)  # four standard errors
+    more = script.make_points(600, curve)
+    assert script.mean_loss_at({}, more, 1, alpha_bars) == pytest.approx(0.7, abs=0.12)
 
 
 def test_mean_loss_at(script, schedule, monkeypatch):
@@ -551,7 +598,7 @@ def test_errors_of_mean_and_variance(script):
 
 def test_the_worked_example_draws_no_random_number(script, schedule, capsys):
     state = random.getstate()
-    script.show_to_noise([0.5, 1.5], [1.0, -0.5], schedule[1])
+    script.show_noisy([0.5, 1.5], [1.0, -0.5], schedule[1])
     script.show_one_step_back([0.5, 1.5], [1.0, -0.5], 10, *schedule)
     assert random.getstate() == state
     shown = capsys.readouterr().out
