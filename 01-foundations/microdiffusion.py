@@ -916,7 +916,7 @@ def print_results(rows):
     print("\n=== results ===")
     for name, value, bound in rows:
         text = f"{value:.4f}" if isinstance(value, float) else value
-        print(f"{name:<26}{text:<9}{bound}".rstrip())
+        print(f"{name:<26}{text:<8} {bound}".rstrip())
 
 
 print = functools.partial(print, flush=True)  # print each line at once, also into a pipe

@@ -1121,7 +1121,7 @@ def print_results(rows):
     print("\n=== results ===")
     for name, value, bound in rows:
         text = f"{value:.4f}" if isinstance(value, float) else value
-        print(f"{name:<26}{text:<9}{bound}".rstrip())
+        print(f"{name:<26}{text:<8} {bound}".rstrip())
 
 
 # The list that is downloaded is an earlier release of the one in 01-foundations: 32,033 names
