@@ -646,6 +646,7 @@ def show_norms(title, gradients):
     """
     print(f"\n{title}: the size of the gradient of the loss of the prediction after token")
     print(f"{seq_len}, with respect to the state h_t: means over {num_sequences} held-out texts.")
+    print('"per" is the factor per update, on average over the updates between the two ends.')
     print(f"  t{''.join(f'{name:>18}' for name in gradients)}")
     columns = [mean_norms(of_model) for of_model in gradients.values()]
     for t in range(seq_len):
