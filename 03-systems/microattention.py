@@ -2,11 +2,12 @@
 
 The problem: to guess how a text goes on, a GPT uses what stands earlier in it. Which of the earlier
 positions matter is different at every position. So something about each of them stays in memory,
-and is read again for every new position. The longer the text, the more memory and time this takes.
-Some variants of attention take less of both. The question is what that changes.
+and is read again for every new position. The longer the text, the more memory this takes, and on a
+GPU, which computes faster than it reads, the more time. Some variants of attention keep and read
+less. The question is what that changes.
 
 The idea of attention: matrices make three vectors from the input of a position. Its query is what
-it looks for. Its key is what queries are compared with. Its value is what it hands over. A position
+it looks for. Its key is what it can be found by. Its value is what it hands over. A position
 compares its query, by dot products, with the keys of all positions up to and including its own. The
 results are called scores. softmax turns them into weights, none negative and with sum 1. Attention
 returns the average of the values with these weights. One unit that does this is called a head.
@@ -14,10 +15,11 @@ returns the average of the values with these weights. One unit that does this is
 The key and the value of a position do not depend on what comes later. So they are computed once and
 kept, in the cache. A query is needed at its own position only, and is not kept.
 
-    1. attend: the formula, for one query. vanilla uses it once per position, in one wide head. The
-       position then has a single average for all that it looks for.
+    1. attend: the formula, for one query. vanilla uses it once per position, in one wide head,
+       whose queries, keys and values have as many numbers as the input. Then the position gets one
+       average of the values, with one list of weights.
     2. multi_head: several narrow heads, each with its own queries, keys and values (MHA). Each head
-       makes an average of its own, so a position can look for several things.
+       has its own weights and makes its own average, so a position can look for several things.
     3. grouped_query: the heads of a group share keys and values. Each has its own queries (GQA).
     4. multi_query: all heads share one set of keys and values. Each has its own queries (MQA).
     5. sliding_window: as multi_head, but keys and values that lie too far back are forgotten.
@@ -28,8 +30,9 @@ kept, in the cache. A query is needed at its own position only, and is not kept.
 
 MHA is by Vaswani et al. (2017), MQA by Shazeer (2019), GQA by Ainslie et al. (2023), and the window
 by Beltagy et al. (2020). Papers write attention as one product of matrices, with a mask that hides
-later positions. Here each position is computed when its turn comes, so that later ones do not exist
-yet, and the matrix of all scores is never made. Nothing is trained: inputs and matrices are random.
+later positions. Here each position is computed when its turn comes. The keys and values of later
+positions are not in the cache yet, so no mask is needed, and the matrix of all scores is never
+made. Nothing is trained: inputs and matrices are random.
 Left out are the other parts of a GPT, and position embeddings, which tell it the order of the text.
 """
 
@@ -48,10 +51,11 @@ n_kv_head = 2  # sets of keys and values in GQA; Llama 2 70B has 8 of them for 6
 n_positions = 40  # length of the text
 window = 8  # positions that the sliding window can see; Mistral 7B v0.1 sees 4,096
 num_draws = 5  # random inputs and matrices over which comparisons of outputs are averaged
-# For the sweep: how alike the matrices of two heads are, from 0 (independent) to 1 (copies).
+# For the sweep: how alike the matrices for keys and values of two heads are, from 0 (independent)
+# to 1 (copies). The matrices for queries are always independent.
 similarities = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
-near_copies = 0.95  # the one of these similarities whose cosines stand in the results
-close_cosine = 0.95  # an output counts as close to that of MHA if their cosine is at least this
+near_copies = 0.95  # one of these similarities, whose figures stand in the results
+close_cosine = 0.95  # another number: outputs are called close from this mean cosine on
 
 
 # === THE FORMULA: compare a query with the keys, and average the values ===
@@ -94,9 +98,10 @@ def attend(query, keys, values, flops):
     the values. If there are two positions, and their scores after the division are 1.1 and 0, then
     the weights are 0.75 and 0.25, and the result is 0.75 * values[0] + 0.25 * values[1].
 
-    A score is a sum of d products. For independent numbers of variance 1, the sum has variance d,
-    so its typical size is sqrt(d). Dividing by sqrt(d) makes the scores of narrow and wide heads
-    equally large. Without it, the large scores of a wide head would give most of the weight to one
+    A score is a sum of d products. If the numbers are independent, with mean 0 and variance 1, each
+    product has the variance 1 as well. Variances add up, so the sum has the variance d, and its
+    typical size is sqrt(d). Dividing by sqrt(d) makes the scores of narrow and wide heads equally
+    large. Without it, the large scores of a wide head would give most of the weight to one
     position.
     """
     d = len(query)
@@ -106,7 +111,8 @@ def attend(query, keys, values, flops):
     weights = softmax(scores)
     result = [0.0] * d
     for weight, value in zip(weights, values):
-        result = [total + weight * number for total, number in zip(result, value)]
+        for i in range(d):
+            result[i] += weight * value[i]
         flops["attention"] += 2 * d
     return result
 
@@ -119,13 +125,16 @@ def project(x, matrix, flops):
 # === THE VARIANTS: the formula once, then in heads, then with less to keep ===
 #
 # Each function computes the output [n_embd] of one new position from its input x [n_embd], and
-# appends its key and its value to the cache.
+# appends its keys and values to the cache.
 #
-# w holds the matrices. w["wq"], w["wk"] and w["wv"] are lists of matrices [d][n_embd], which make
-# queries, keys and values of d numbers: n_embd in vanilla(), head_size in the others. wq has one
-# matrix per head. wk and wv have one per set of keys and values. The cache has one pair (keys,
-# values) per set, each a list with one vector per position. w["wo"] [n_embd][n_embd] mixes what the
-# heads found.
+#     w["wq"]   one matrix per head, which makes its query
+#     w["wk"]   one matrix per set of keys, which makes the key of a position in this set
+#     w["wv"]   one matrix per set of values, as many as in wk
+#     w["wo"]   one matrix [n_embd][n_embd], which makes the output from what all heads found
+#     cache     one pair (keys, values) per set, each a list with one vector per position
+#
+# How many sets there are is what the variants differ in. The matrices in wq, wk and wv are
+# [d][n_embd], and make vectors of d numbers: n_embd in vanilla(), head_size in the others.
 #
 # multi_head() is to be read beside vanilla(), and the other three beside multi_head(). Every line
 # of a body that differs in more than an index is marked CHANGED. The drawing shows into which sets
@@ -198,8 +207,8 @@ def multi_query(x, w, cache, flops):
 def sliding_window(x, w, cache, flops, span=window):
     """MHA that sees only the last `span` positions, the new one among them.
 
-    In a model of many layers, what was forgotten can still arrive: each layer hands information on
-    by span - 1 positions.
+    In a model that applies attention several times, one layer after the other, what was forgotten
+    can still arrive: position 1 hands on to position 8 in the first layer, and 8 to 15 in the next.
     """
     found = []
     for h in range(n_head):
@@ -214,9 +223,9 @@ def sliding_window(x, w, cache, flops, span=window):
     return project(found, w["wo"], flops)
 
 
-# MHA lies at one end of GQA and of the window, and MQA at the other end of GQA. GQA with one group
-# per head is MHA, and GQA with a single group is MQA. A window as long as the text is MHA. The run
-# checks that these outputs are equal to the last digit.
+# These variants are one family. GQA with one group per head is MHA, and GQA with a single group is
+# MQA. A window as long as the text is MHA. The run checks that these outputs are equal to the last
+# digit.
 #
 # When to use which, going by the memory alone: MHA where memory is no concern. GQA is usual in
 # large models that serve many users, because it keeps a fraction of the keys and values, and still
@@ -236,9 +245,9 @@ def decode(variant, xs, w):
     costs of the whole text as a dict:
       "projections", "attention"  FLOPs of project() and of attend()
       "kept"                      numbers in the cache after the last position
-      "read"                      numbers read from the cache, all positions together. Each position
-                                  needs the whole cache. Heads that share a set count as reading it
-                                  once, which a GPU can do and the loops above do not.
+      "read"                      numbers that have to be read from the cache, all positions
+                                  together. Each position needs the whole cache once. (The loops
+                                  above read a shared set again for every head. A GPU need not.)
     """
     cache = []
     for _ in w["wk"]:
@@ -298,16 +307,18 @@ def predict(n, kv_width, span):
     num_seen = 0  # pairs of a position and a position that it sees
     for position in range(n):
         num_seen += min(position + 1, span)
-    wq_and_wo = 2 * n_embd * n_embd  # numbers in these matrices; each is used once per position
-    wk_and_wv = 2 * kv_width * n_embd
-    # The queries of all heads have n_embd numbers together, and so have their averages.
-    scores = 2 * num_seen * n_embd  # FLOPs
-    averages = 2 * num_seen * n_embd
+    # Numbers in the matrices wq, wo, wk and wv. Each is used once per position.
+    matrix_numbers = n_embd * n_embd + n_embd * n_embd + kv_width * n_embd + kv_width * n_embd
+    # The queries of all heads have n_embd numbers together. So a pair takes n_embd products for its
+    # scores, and as many for the averages.
+    attention_products = num_seen * (n_embd + n_embd)
+    kept_per_position = kv_width + kv_width  # a key and a value in each set
+    flops_per_product = 2  # one to multiply, one to add
     return {
-        "projections": 2 * n * (wq_and_wo + wk_and_wv),
-        "attention": scores + averages,
-        "kept": 2 * kv_width * min(n, span),
-        "read": 2 * kv_width * num_seen,
+        "projections": flops_per_product * n * matrix_numbers,
+        "attention": flops_per_product * attention_products,
+        "kept": kept_per_position * min(n, span),
+        "read": kept_per_position * num_seen,
     }
 
 
@@ -367,10 +378,11 @@ def mix(common, own, similarity):
     variances of independent numbers add up. So the mixture has the variance similarity * v +
     (1 - similarity) * v = v again.
 
-    Two heads that are mixed like this have only `common` in common. So the product of their numbers
-    at one place is similarity * v on average, and the square of a number is v. The cosine of the
-    two matrices, taken as long vectors, is expected to be the first divided by the second, which is
-    `similarity`. (The matrices that the run draws for 0.9 have 0.902 on average.)
+    Why is this called similarity? The cosine of two vectors is their dot product, divided by the
+    product of their lengths: 1 for the same direction, 0 for independent ones. Take the matrices of
+    two heads as long vectors. They have only `common` in common, so that the product of their
+    numbers at one place is similarity * v on average. The square of a number is v on average. So
+    their cosine is about similarity * v / v. (The run's matrices for 0.9 have 0.902 on average.)
     """
     a = math.sqrt(similarity)
     b = math.sqrt(1 - similarity)
@@ -405,9 +417,7 @@ def pool(w, num_groups):
 
     The mean of unlike heads is smaller than the heads, because numbers of unlike sign cancel: the
     mean of g independent matrices has 1/g of their variance. Smaller keys make smaller scores, and
-    so more even weights. Smaller values make shorter outputs. It is not the size of the keys that
-    lowers the cosine to MHA: with keys scaled back to the variance of one head, the cosines for
-    independent heads were 0.54 in GQA and 0.35 in MQA, in place of the run's 0.55 and 0.37.
+    so more even weights. Smaller values make shorter outputs.
 
     Raises ValueError if the heads do not make equal groups.
     """
@@ -432,8 +442,8 @@ def compare(outputs, mha_outputs):
     cosine      of the angle between the two vectors. It is 1 if they point in the same direction,
                 and leaves out how long they are.
     length      of the output, divided by the length of MHA's.
-    difference  length of output minus MHA's output, divided by the length of MHA's. It is 0 only if
-                both are equal.
+    difference  the length of the vector output - MHA's output, divided by the length of MHA's
+                output. It is 0 only if both are equal.
 
     None of them measures quality. A model that is trained with GQA from the start need not be like
     one with MHA.
@@ -478,11 +488,9 @@ def sweep(draws):
 
     Returns two dicts {similarity: [a Comparison per draw]}, for GQA and for MQA.
 
-    How similar the heads of a trained model are cannot be seen from their matrices. Take one head,
-    and write the numbers of its queries and of its keys in reverse order. All its dot products, and
-    so its outputs, stay the same. But the rows of its matrix for keys are now in reverse order, and
-    its cosine to the matrices of other heads is another one. So heads that do the same may look
-    different, and their average may be worth nothing.
+    Which similarity is needed is no constant of GQA and MQA. It depends on what is called close, on
+    the draw, and on the length of the text: at similarity 0.9, the cosine of GQA falls from 0.965
+    for 10 positions to 0.944 for 160. How similar the heads of trained models are, it does not say.
     """
     gqa = {}
     mqa = {}
@@ -626,7 +634,8 @@ def show_costs(runs):
             f"{name:8}{costs['projections']:12d}{costs['attention']:12d}{costs['kept']:16d}"
             f"{costs['read']:15d}{costs['attention'] / costs['read']:22.0f}"
         )
-    print("GQA and MQA average as often as MHA, and over as many positions. They read less for it.")
+    print("GQA and MQA average as often as MHA, and over as many positions. They need to read less")
+    print("for it. The more is computed per number read, the less a fast processor has to wait.")
 
 
 def draw_memory(runs):
@@ -648,7 +657,8 @@ def show_independent(independent):
         row += f"{mean_field(comparisons, 'length'):17.3f}"
         row += f"{mean_field(comparisons, 'difference'):28.3f}"
         print(row)
-    print("This says how much a variant changes, and not whether a model gets worse by it.")
+    print("This says how much a variant changes, and not whether a model gets worse by it. vanilla")
+    print("shows what other weights alone do: it keeps as much as MHA, and makes other averages.")
     print(f"The first {window} outputs of the window equal MHA's, because it sees as much there.")
     print(f'The row "window, later" has only the outputs from position {window + 1} on. They are')
     print("longer than MHA's, because random values cancel less in an average of fewer.")
@@ -658,11 +668,9 @@ def show_sweep(gqa, mqa, gqa_crossing, mqa_crossing):
     """Print a row for each similarity, and the similarity from which on the outputs are close."""
     print("\nOutputs of GQA and MQA beside those of MHA, as the averaged heads get more alike:")
     print(
-        f"(the same {num_draws} draws; least and greatest cosine in brackets; difference as above;"
+        f"(the same {num_draws} draws, with the least and the greatest cosine in brackets. Similarity"
     )
-    print(
-        "similarity is the cosine to expect between the matrices for keys, or values, of two heads)"
-    )
+    print("is the cosine to expect between the matrices of two heads, for keys and for values)")
     print("             GQA                                 MQA")
     print("similarity   cosine                 difference   cosine                 difference")
     for similarity in similarities:
@@ -672,10 +680,12 @@ def show_sweep(gqa, mqa, gqa_crossing, mqa_crossing):
             line += f"   {mean(cosines):.3f} ({min(cosines):.3f}, {max(cosines):.3f})"
             line += f"{mean_field(comparisons, 'difference'):13.3f}"
         print(line)
-    print(f"An output counts as close from a cosine of {close_cosine} on. For that, heads need a")
-    print(f"similarity of {gqa_crossing:.3f} in GQA (gqa_crossing) and {mqa_crossing:.3f} in MQA")
-    print(f"(mqa_crossing). The results gqa_cosine and mqa_cosine are at similarity {near_copies}.")
-    print("Close is not equal: the differences show how much remains.")
+    print(
+        f"Outputs are called close from a mean cosine of {close_cosine} on. For that, the heads of"
+    )
+    print(f"these draws need a similarity of {gqa_crossing:.2f} in GQA (gqa_crossing) and of")
+    print(f"{mqa_crossing:.2f} in MQA (mqa_crossing). gqa_cosine and mqa_cosine are at similarity")
+    print(f"{near_copies}. Close is not equal: the differences show how much remains.")
 
 
 # === REPEATED from microgpt.py, word for word ===
