@@ -226,10 +226,11 @@ def clipped_objective(ratio, advantage):
     If the advantage is positive, the token is cut when its probability has grown by more than the
     share epsilon. If it is negative, the token is cut when its probability has fallen by more. What
     a cut token adds is a constant, without a gradient, so it pushes no further. A token whose ratio
-    has moved far the wrong way (lines 3 and 5) is not cut, and is still pushed back.
+    has moved far the wrong way (third and fifth line of the table) is not cut. It is still pushed
+    back.
 
     PPO is Schulman et al. (2017). Returns two things: what the token adds, and True if it was cut.
-    The first is a Value if the ratio is one and was not cut, else a float.
+    What it adds is a Value if `ratio` is a Value and the token was not cut. Else it is a float.
     """
     r = ratio.data if isinstance(ratio, Value) else ratio
     clipped_ratio = min(max(r, 1 - epsilon), 1 + epsilon)  # a float, so no gradient passes it

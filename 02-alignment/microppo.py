@@ -6,17 +6,19 @@ given names is the better one. It does not say how good a name is that the model
 and nobody can judge all the names that a model makes up.
 
 The idea is reinforcement learning from human feedback (RLHF). First, a second model learns from the
-pairs to judge any name by a number, the reward. It is called the reward model. Then the first model
-writes names, and the tokens of a name with a large reward become more probable. (A token is a
-letter or the end of a name.) The model that is trained so is called the policy. Three questions
+pairs to judge any name by a number, the reward. It is called the reward model. Then the first
+model, which is now called the policy, writes names and learns from their rewards. Three questions
 have to be answered:
 
 - What is a large reward? A third model, the value function, reads the beginning of a name and says
-  which reward is to be expected. A token becomes more probable if the reward was larger than
-  expected, and less probable if it was smaller. The difference is called the advantage.
+  which reward is to be expected. The reward minus what was expected is called the advantage. Each
+  token of a name (a letter, or the end of the name) becomes more probable if its advantage is
+  positive, and less probable if it is negative. So a good letter in a bad name is pushed down, too.
+  Only the average over many names tells the good letters from the bad ones.
 - How much more probable? Proximal policy optimization (PPO) uses the same names for several
-  updates of the policy. But they show what the policy wrote before these updates. So PPO stops
-  pushing a token when its probability has changed by a fifth in the wanted direction.
+  updates of the policy. But these names were drawn with the probabilities before the updates. The
+  more the probabilities change, the less the names say about what the policy now writes. So PPO
+  stops pushing a token when its probability has changed by a fifth in the wanted direction.
 - How far may the policy go in the end? The reward model has learned from real names. A policy that
   writes something else can get a large reward by accident. So the policy pays for moving away from
   a frozen copy of the model it began as, which is called the reference. The KL divergence measures
@@ -26,41 +28,39 @@ have to be answered:
 Before the loop, a small GPT is trained on names. The policy and the reference are copies of it. The
 reward model is trained on the pairs and then frozen. The loop has 100 rounds of seven steps:
 
-              a first letter
-                     |
-                     v
-    +----------->  POLICY
-    |            (trained)
-    |                |
-    |                | 1. the rest of the name
-    |                |
-    |      +---------+-----------------+----------------------------+
-    |      |                           |                            |
-    |      v                           v                            v
-    |  REWARD MODEL   7. teaches   VALUE FUNCTION               REFERENCE
-    |   (frozen)     +---------->   (trained)                    (frozen)
-    |      |         |                 |                            |
-    |      +---------+                 | 3. the expected            |
-    |      |                           |    reward                  |
-    |      | 2. the reward             |                            |
-    |      |                           |                            |
-    |      +---------- minus ----------+                            | 5. the KL divergence
-    |                    |                                          |    of the policy from
-    |                    v                                          |    the reference
-    |             3. the advantage                                  |
-    |                    |                                          |
-    |                    v                                          v
-    |         4. the clipped objective     minus     kl_price * the KL divergence
-    |                                        |
-    +--------- 6. raises this difference ----+
+                    a first letter
+                           |
+                           v
+    +------------------> POLICY
+    |              (trained in step 6)
+    |                      |
+    |                      | 1. the rest of the name, and the
+    |                      |    old probability of each token
+    |                      |
+    |        +-------------+-------------+-------------------------+
+    |        |                           |                         |
+    |        v                           v                         v
+    |   REWARD MODEL              VALUE FUNCTION               REFERENCE
+    |     (frozen)              (trained in step 7)             (frozen)
+    |        |                           |                         |
+    |        | 2. the reward             | the expected reward     |
+    |        |                           |                         |
+    |        +--------- minus -----------+                         |
+    |                     |                                        |
+    |                     | 3. the advantage                       |
+    |                     v                                        v
+    |       4. ratio * advantage, clipped     minus     5. kl_price * the KL divergence
+    |          (ratio = new / old probability)             (of the policy from the reference)
+    |                                           |
+    +---------- 6. raises this difference ------+
 
-    1. complete: the policy writes names. The probability with which it drew each token is kept.
-    2. reward_of: the reward model gives each finished name one number.
+    1. complete: the policy writes a name. Then completion_probs reads it once more, to find the
+       probability with which each token was drawn, the old probability.
+    2. reward_of: the reward model gives the finished name one number.
     3. expected_reward: for each token, the value function reads what stands before the token. The
-       advantage of the token is the reward of the name minus the reward that was expected.
-    4. clipped_objective: the ratio of a token is its probability now, divided by the probability
-       with which it was drawn. Each token adds ratio * advantage to the objective, the number that
-       the policy is to raise. If the advantage is positive, a ratio above 1.2 adds no more than 1.2
+       reward minus this expected reward is the advantage of the token.
+    4. clipped_objective: each token adds ratio * advantage to the objective, the number that the
+       policy is to raise. If the advantage is positive, a ratio above 1.2 adds no more than 1.2
        would. If it is negative, a ratio below 0.8 adds no more than 0.8 would.
     5. batch_objective: the KL penalty is subtracted.
     6. train_ppo: the optimizer (Adam) changes the policy so that the objective becomes larger. The
@@ -74,10 +74,9 @@ production, all four are large language models, and hundreds of answers are writ
 Here a rule plays the people who choose. The GPT is that of microgpt, after Andrej Karpathy (2026),
 with half its width and context.
 
-DPO (microdpo) trains on the pairs themselves, without a reward model, a value function, samples or
-a clip. It is much simpler. Two things speak for PPO. The policy is judged on what it writes itself,
-so it can also learn about names that are in no pair. And reward_of may be any function of a name,
-also one that no pairs were needed for.
+DPO (microdpo) trains on the pairs themselves, without a reward model, a value function or samples.
+PPO needs all of these. But it learns from the names that the policy writes itself, and reward_of
+may be any function of a name, also one that no pairs were needed for.
 """
 
 import collections
@@ -95,8 +94,8 @@ num_rounds = 100  # rounds of the loop
 batch_size = 4  # names per round
 updates_per_round = 2  # updates of the policy with the names of one round
 ppo_learning_rate = 0.01  # how far an update of PPO moves a parameter; it falls linearly to 0
-epsilon = 0.2  # the clip: how far a ratio may be from 1 until it adds nothing more
-kl_price = 0.3  # of a nat of KL divergence, in standard deviations of the reward of real names
+epsilon = 0.2  # the clip: a ratio farther from 1, in the wanted direction, adds no more
+kl_price = 0.3  # price of one nat of KL, in standard deviations of the reward over names in pairs
 value_rate = 0.01  # learning rate of the value function
 reward_embd = 8  # numbers per token in the reward model
 reward_hidden = 16  # its hidden units
@@ -104,14 +103,13 @@ reward_epochs = 4  # how often it sees each pair
 reward_learning_rate = 0.1  # falls linearly to 0
 num_heldout_pairs = 1000  # pairs to judge the reward model by
 watch_every = 10  # progress is printed every so many rounds
-# microdpo, microppo and microgrpo have the same task, base model and evaluation, so that their
-# results can be compared.
-num_prompts = 1000  # names that each model writes to be judged by
-n_embd = 8  # numbers per token in the GPT
-# read also by the code that is repeated from microgpt
+# The task, as in microdpo and microgrpo, so that the results can be compared.
 vowels = "aeiouy"
 min_letters = 4  # a shorter name is never preferred
 num_pair_names = 4000  # names to make pairs of; the names after them in the list are held out
+num_prompts = 1000  # names that each model writes to be judged by
+n_embd = 8  # numbers per token in the GPT
+# read also by the code that is repeated from microgpt
 n_head = 2  # attention heads, which share the numbers of a token
 n_layer = 1  # layers of attention and MLP
 block_size = 8  # a boundary token and 7 letters; longer names are left out
@@ -133,9 +131,9 @@ eps_adam = 1e-8  # keeps Adam's division finite
 # - log() is the logarithm of a probability.
 # - adam_step(params, m, v, step, rate) moves Values against their gradients, and sets the gradients
 #   back to 0. The lists m and v are the optimizer's memory, of one number per parameter.
-# Two more functions stand further below, under THE TASK: complete(model, prompt) writes a name that
-# begins with the token `prompt`, and completion_probs(model, tokens) says for each token behind the
-# prompt which probabilities all tokens had in its place.
+# Two functions of THE TASK, further below: complete(model, prompt) writes a name that begins with
+# the token `prompt`. The tokens behind the prompt are called the completion. For each of them,
+# completion_probs(model, tokens) gives a row: the probabilities of all tokens at its position.
 
 
 # === STEPS 1 TO 3: a name, its reward, and whether it was better than expected ===
@@ -144,7 +142,7 @@ eps_adam = 1e-8  # keeps Adam's division finite
 #     tokens          boundary, prompt (the first letter), completion
 #     reward          of the whole name
 #     old_probs       the probability with which each token was drawn
-#     ref_log_probs   log probabilities [vocab_size] of all tokens in its place, by the reference
+#     ref_log_probs   log probabilities [vocab_size] of all tokens at its position, by the reference
 #     advantages      the reward minus the reward that was expected before the token
 Episode = collections.namedtuple("Episode", "tokens reward old_probs ref_log_probs advantages")
 
@@ -154,22 +152,39 @@ def expected_reward(value_table, prefix):
 
     The table [block_size][vocab_size] has a number for each token at each position, and V is the
     sum of those in the prefix. The boundary is in every prefix, so its number serves as a constant.
+    All numbers are 0 at first.
 
     Such a table cannot see whether vowels and consonants alternate. In this run it does about as
-    well as the mean reward of the five rounds before would: the mean square of the advantages is
-    0.79 (0.82 with that mean) in rounds 1 to 50, and 0.32 (0.28) later. In production, the value
-    function is a language model, too.
+    well as the mean reward of the five rounds before would do in place of V:
+
+        mean square of the advantages (smaller is better)    rounds 1 to 50    rounds 51 to 100
+        with the table                                            0.79              0.32
+        with the mean of five rounds                              0.82              0.28
+
+    In production, the value function is a language model, too.
     """
     return math.fsum([value_table[position][token] for position, token in enumerate(prefix)])
+
+
+# Does V lead the policy elsewhere? Not on average. To the gradient of ratio * advantage, V adds
+# -V * d(ratio), where d() is the derivative by a parameter and ratio = new / old probability. The
+# average over all tokens that the old policy might have drawn at this position is
+#
+#     sum of old * (-V * d(new / old))  =  -V * sum of d(new)  =  -V * d(sum of new)  =  0
+#
+# V can be taken out of the sum because it reads only what stands before the token. And the sum of
+# all new probabilities is always 1. (This is exact in the first update of a round. The second one
+# begins at a policy that depends on what was drawn, and may cut some tokens.)
 
 
 def sample_episode(policy, reference, reward_of, value_table, prompt):
     """Steps 1 to 3 for one name. Return an Episode.
 
-    Why the advantage, and not the reward itself? Suppose that all rewards are between 5 and 6. Then
-    every token of every name would be pushed up, and only the small differences would say something
-    about the names. With what was expected taken off, the tokens of the better names are pushed up
-    and those of the others down.
+    Why the advantage, and not the reward itself? Take an example that is not this run: all rewards
+    are between 5 and 6. Then every token of every name would be pushed up, and only the small
+    differences would say something about the names. With what was expected taken off, the tokens of
+    the better names are pushed up and those of the others down. All tokens of one name get nearly
+    the same advantage, because nobody says which of them earned the reward.
     """
     # Step 1: the policy writes a name.
     tokens = complete(policy, prompt)
@@ -182,8 +197,8 @@ def sample_episode(policy, reference, reward_of, value_table, prompt):
         ref_log_probs.append([log(p) for p in probs])
     # Step 2: the reward model judges it.
     reward = reward_of(tokens)
-    # Step 3: advantage = reward - V(what stands before the token). This is eq. 10 of PPO, if there
-    # is one reward, at the end, that counts in full for every token.
+    # Step 3: advantage = reward - V(what stands before the token). PPO's eq. 10 becomes this if the
+    # only reward comes at the end, and if it counts in full for early tokens (no discount).
     advantages = []
     for position in range(2, len(tokens)):  # the completion begins at position 2
         advantages.append(reward - expected_reward(value_table, tokens[:position]))
@@ -200,24 +215,30 @@ def sample_episode(policy, reference, reward_of, value_table, prompt):
 #     ratio = policy(token) / old(token)                                          (PPO, eq. 6)
 #
 # The sum of ratio * advantage becomes larger if tokens with a positive advantage become more
-# probable, and tokens with a negative advantage less probable. But only near the old policy is this
-# sum a good guess of what the policy would get. (The tokens before are drawn more or less often,
-# too, and that is not in the ratio.) And four names are few: a policy that raised the sum without
-# limit would write only the best of the four. So a token stops counting when its probability has
-# changed enough in one round.
+# probable, and tokens with a negative advantage less probable. In the first update, the policy is
+# still the old one. There d(ratio) = d(policy(token)) / policy(token) = d(log policy(token)), and
+# the gradient is the sum of advantage * d(log policy(token)). This is the policy gradient, also
+# known as REINFORCE (Williams 1992).
 #
-# Does it lead the policy elsewhere that the expected reward V is taken off? No. Write d() for the
-# derivative by a parameter. A token is drawn with its old probability p. If it is drawn, V adds
-# -V * d(ratio) to the gradient. In the first update of a round this is -V * d(p) / p. Over all
-# tokens that might be drawn, the average is
+# Why not raise the sum as far as it goes? First, it says what the policy would get only as long as
+# the policy is near the old one: the ratio counts how often a token is drawn, but not how often the
+# policy still gets to what stands before the token. Second, four names are few. Without a limit,
+# each name that was better than expected would become certain after its first letter. So PPO no
+# longer pushes a token whose probability has changed by the share epsilon in the wanted direction.
 #
-#     sum of p * (-V * d(p) / p)  =  -V * sum of d(p)  =  -V * d(sum of p)  =  0
-#
-# because the probabilities always sum to 1. V can be taken out of the sum because it is the same
-# for all of them: it reads only what stands before the token.
-#
-# The clip does not hold a token in place. All tokens share the parameters of the policy, so that
+# The clip does not hold a token where it is. All tokens share the parameters of the policy, so that
 # other tokens, the KL penalty and Adam's memory of earlier gradients can still move it.
+#
+# At the size of this script, neither the clip nor the value function makes a visible difference. In
+# three runs that differ in their random numbers, the 1000 names had in the end reward - 0.3 * KL =
+#
+#     as in this script                 0.39    0.30    0.27     (0.39 is this run)
+#     without the clip                  0.38    0.28    0.37
+#     without the value function        0.28    0.29    0.31     (V = 0)
+#
+# They are here because they belong to PPO. The clip is made for many updates per batch, and here
+# are two. Schulman et al. (2017, table 1) taught simulated robots with 10 passes over each batch.
+# There the mean score was 0.82 with the clip and -0.39 without it.
 
 
 def clipped_objective(ratio, advantage):
@@ -240,10 +261,11 @@ def clipped_objective(ratio, advantage):
     If the advantage is positive, the token is cut when its probability has grown by more than the
     share epsilon. If it is negative, the token is cut when its probability has fallen by more. What
     a cut token adds is a constant, without a gradient, so it pushes no further. A token whose ratio
-    has moved far the wrong way (lines 3 and 5) is not cut, and is still pushed back.
+    has moved far the wrong way (third and fifth line of the table) is not cut. It is still pushed
+    back.
 
     PPO is Schulman et al. (2017). Returns two things: what the token adds, and True if it was cut.
-    The first is a Value if the ratio is one and was not cut, else a float.
+    What it adds is a Value if `ratio` is a Value and the token was not cut. Else it is a float.
     """
     r = ratio.data if isinstance(ratio, Value) else ratio
     clipped_ratio = min(max(r, 1 - epsilon), 1 + epsilon)  # a float, so no gradient passes it
@@ -253,7 +275,7 @@ def clipped_objective(ratio, advantage):
 
 
 # What step 4 and step 5 compute for one token: its ratio, what it adds to the objective, whether
-# the clip has cut this, and the KL divergence in its place.
+# the clip has cut this, and the KL divergence at its position.
 Term = collections.namedtuple("Term", "ratio added is_cut kl")
 
 
@@ -276,10 +298,15 @@ def token_terms(policy, episode):
     return terms
 
 
+def batch_terms(policy, episodes):
+    """The Terms of each name of a batch."""
+    return [token_terms(policy, episode) for episode in episodes]
+
+
 # === STEP 5: leaving the reference has a price ===
 #
 # The KL divergence compares the probabilities that the policy and the reference give to all tokens
-# in one place of the name:
+# at one position of the name:
 #
 #     KL = sum over all tokens of policy(token) * (log policy(token) - log ref(token))
 #
@@ -287,34 +314,50 @@ def token_terms(policy, episode):
 # logarithms. Each nat costs the price kl_price.
 #
 # Why is there a price? First, the reward model is right only about strings that look like the names
-# it has learned from. What it says about others is an accident. A policy that is paid by the reward
-# alone goes where the reward is largest, and the largest rewards may be such accidents. This is
-# called over-optimization (Gao et al. 2023). Close to the reference, the policy writes what looks
-# like names, and there the reward means more.
+# it has learned from. What it says about others is an accident, and a policy that is paid by the
+# reward alone may end among these accidents. This is called over-optimization (Gao et al. 2023).
+#
+# There are such accidents here. No name in the pairs has two u in a row, and "ruuuuuu" gets 5.53.
+# The policy without a price does not find this name, because it hardly ever writes "uu". It ends at
+# names like "ra" instead. In the pairs, a consonant and the vowel behind it add 0.8 on average, and
+# a vowel and the consonant behind it take 0.8 off. So "ra" gets 0.79 and "ranana" 0.80: the length
+# does not count. But with every further letter, something can go wrong: "ranna" gets -0.30.
 #
 # Second, for each first letter there is a name with the largest reward. Without a price, the best
-# policy would write this name every time. With a price, the best policy is
+# policy would write this name every time. With a price, the policy is to raise the mean over its
+# names of
 #
-#     ref(name) * exp(reward(name) / price)      rescaled, so that the probabilities sum to 1
+#     reward(name) - price * log(policy(name) / ref(name))
+#     = -price * log(policy(name) / (ref(name) * exp(reward(name) / price)))
 #
-# (microdpo derives it). It keeps every name that the reference can write, and makes those with a
-# large reward more probable. This is how the price keeps the names diverse.
+# Up to a constant, the mean of the second line is -price times the KL divergence of the policy from
+# ref(name) * exp(reward(name) / price), rescaled so that the probabilities sum to 1. It is largest
+# if the policy is just that. So the best policy keeps every name that the reference can write, and
+# makes those with a large reward more probable. This is how the price keeps the names diverse. PPO
+# only approaches this policy. By the formula, reward and KL would be about 0.95 and 1.4 (estimated
+# from names that the reference wrote). This run ends at 0.75 and 1.2.
 #
-# How much is lost without a price is a matter of chance. With the seeds 42 to 46, of 1000 names
-# 958 to 993 were different with the price, and without it 106, 133, 942, 292 and 331. The reward
-# was larger without it on four of the five seeds.
+# How much is lost without a price is a matter of chance, and seed 42, this run, is the extreme:
 #
-# InstructGPT instead takes the price of the tokens that were drawn off the reward,
-# price * (log policy(token) - log ref(token)) for each of them (eq. 2). Here the price is a term of
-# its own. It leaves out that a token also decides which places come after it, and what is charged
-# there.
+#     of 1000 names                         seed 42      43      44      45      46
+#     preferred, with the price                 733     792     821     809     810
+#     preferred, without it                       6      74     987     720     964
+#     different, without it                     106     133     942     292     331
+#
+# With the price, 958 to 993 names were different. The reward was larger without it on four of the
+# five seeds.
+#
+# InstructGPT takes the price off the reward instead: price * (log policy(token) - log ref(token))
+# for each token that was drawn (eq. 2). Here the price is a term of its own. Its gradient leaves
+# one thing out: a token also decides which positions follow, and so what is charged there.
 
 
 def batch_objective(terms, price):
     """What the policy is to raise. `terms` has a list of Terms for each name of the batch.
 
-    For each name, sum up what its tokens add, minus what is paid in their places. The result is the
-    mean over the names. (PPO takes the mean over all tokens. With a sum, a whole name is paid for.)
+    The objective of a name is the sum of what its tokens add, minus price * the sum of their KL.
+    The result is the mean over the names. (PPO takes the mean over all tokens. Here each name
+    counts with its sum, because the reward and the price are those of whole names.)
     """
     total = 0.0
     for terms_of_name in terms:
@@ -337,9 +380,9 @@ def learn_to_expect(value_table, episode):
             value_table[i][token] += value_rate * error
 
 
-# A round that is over: its names, their Terms in the last update, in floats, and the objective of
-# these names before the first update and after the last one.
-Round = collections.namedtuple("Round", "episodes terms objective_before objective_after")
+# A round that is over. Here terms[k] has, for each of its names, the Terms after k updates, in
+# floats. So terms[0] is what the policy was when it wrote the names.
+Round = collections.namedtuple("Round", "episodes terms")
 
 
 def train_ppo(policy, reference, reward_of, value_table, prompts, price):
@@ -355,35 +398,20 @@ def train_ppo(policy, reference, reward_of, value_table, prompts, price):
         for prompt in random.choices(prompts, k=batch_size):
             episode = sample_episode(old_policy, reference, reward_of, value_table, prompt)
             episodes.append(episode)
+        watched = [batch_terms(old_policy, episodes)]  # only to be looked at
         rate = ppo_learning_rate * (1 - round_number / num_rounds)
-        objectives = []
         for _ in range(updates_per_round):
-            # Steps 4 and 5: how much better the policy has become since, and what it pays.
-            terms = [token_terms(policy, episode) for episode in episodes]
-            objective = batch_objective(terms, price)
-            # Step 6: raise the objective. Adam makes a number smaller, so it gets -objective.
+            # Steps 4 and 5: the objective of these names, minus the KL penalty.
+            objective = batch_objective(batch_terms(policy, episodes), price)
+            # Step 6: raise it. Adam makes a number smaller, so it gets -objective.
             (-objective).backward()
             num_updates += 1
             adam_step(params, m, v, num_updates, rate)
-            objectives.append(objective.data)
+            watched.append(batch_terms(as_floats(policy), episodes))
         # Step 7: the value function learns what the rewards were.
         for episode in episodes:
             learn_to_expect(value_table, episode)
-        terms_after = [token_terms(as_floats(policy), episode) for episode in episodes]
-        objective_after = batch_objective(terms_after, price)
-        # terms still holds the Terms of the last update.
-        yield Round(episodes, terms_in_floats(terms), objectives[0], objective_after)
-
-
-def terms_in_floats(terms):
-    """A copy of a batch's Terms without Values, which would keep their gradients in memory."""
-    copies = []
-    for terms_of_name in terms:
-        copies.append([])
-        for term in terms_of_name:
-            numbers = [x.data if isinstance(x, Value) else x for x in term]
-            copies[-1].append(Term(*numbers))
-    return copies
+        yield Round(episodes, watched)
 
 
 # === THE TASK, as in microdpo ===
@@ -559,7 +587,8 @@ def raw_reward(weights, tokens):
 
     Where can it be fooled? It sees two tokens at a time, so it cannot check that a name has four
     letters. Further pairs of liked neighbours can add to the sum, however long the name becomes.
-    And it has no opinion about a name that was cut off before its end, because no pair has one.
+    And no pair has a name that was cut off before its end, so what the model says about such a name
+    was never trained.
     """
     contributions = []
     for a, b in zip(tokens, tokens[1:]):
@@ -575,14 +604,15 @@ def ranking_loss(margin):
     Terry (1952) assume that sigmoid(margin) = 1 / (1 + exp(-margin)) is the probability with which
     somebody chooses the first of two. The derivative is sigmoid(margin) - 1, between -1 and 0.
 
-    If the margin is negative and large, exp(-margin) overflows. So both are written with
-    exp(margin) there, which gives the same numbers.
+    The loss is log(1 + exp(-margin)), and the derivative is -exp(-margin) / (1 + exp(-margin)). If
+    the margin is far below 0, exp(-margin) overflows. So there the same is written with
+    e = exp(margin): the loss is log((1 + e) / e), and the derivative -1 / (1 + e).
     """
     if margin > 0:
         e = math.exp(-margin)
         return math.log1p(e), -e / (1 + e)  # log1p(e) is log(1 + e)
     e = math.exp(margin)
-    return -margin + math.log1p(e), -1 / (1 + e)
+    return -margin + math.log1p(e), -1 / (1 + e)  # -margin is log(1 / e)
 
 
 def add_gradient(weights, tokens, slope, grads):
@@ -663,19 +693,23 @@ def mean_reward(reward_of, names, chars):
     """The average reward of names that judge() has returned."""
     rewards = []
     for name in names:
-        # A name of block_size letters was cut off, and has no boundary behind it.
+        # encode() puts a boundary behind every name. But a name of block_size letters was cut off
+        # and had none: of its tokens, only the boundary in front and the letters are kept.
         tokens = encode(name, chars)[: block_size + 1]
         rewards.append(reward_of(tokens))
     return mean(rewards)
 
 
 def judge_rounds(rounds, chars):
-    """Averages over the names of some rounds: {"reward", "kl", "preferred_rate"}."""
+    """Averages over the names of some rounds: {"reward", "kl", "preferred_rate"}.
+
+    The KL divergence is that of the policy that wrote the names, before the updates with them.
+    """
     rewards = []
     preferred = []
     kls = []
     for this_round in rounds:
-        for episode, terms_of_name in zip(this_round.episodes, this_round.terms):
+        for episode, terms_of_name in zip(this_round.episodes, this_round.terms[0]):
             rewards.append(episode.reward)
             preferred.append(is_preferred(episode.tokens, chars))
             kls.append(math.fsum([term.kl for term in terms_of_name]))
@@ -686,14 +720,18 @@ def clip_fraction(rounds):
     """Share of all tokens that were cut in the last update of their round."""
     cut = []
     for this_round in rounds:
-        for terms_of_name in this_round.terms:
+        for terms_of_name in this_round.terms[updates_per_round - 1]:  # what that update began with
             cut += [term.is_cut for term in terms_of_name]
     return mean(cut)
 
 
-def objective_gain(rounds):
+def objective_gain(rounds, price):
     """By how much the updates of a round raised the objective of its names, on average."""
-    return mean([this_round.objective_after - this_round.objective_before for this_round in rounds])
+    gains = []
+    for this_round in rounds:
+        before, after = this_round.terms[0], this_round.terms[-1]
+        gains.append(batch_objective(after, price) - batch_objective(before, price))
+    return mean(gains)
 
 
 # === MAIN ===
@@ -733,8 +771,8 @@ def main():
         samples[title], figures[title] = judge(as_floats(policy), reference, prompts, chars)
 
     # What does each model write, and what do the rule and the reward model say of it?
-    for title, names in samples.items():
-        figures[title]["reward"] = mean_reward(reward_of, names, chars)
+    for title, written in samples.items():
+        figures[title]["reward"] = mean_reward(reward_of, written, chars)
     show_models(samples, figures)
     ppo, free = figures["PPO"], figures["no penalty"]
     less_diverse = f"< {ppo['unique_share'] - 0.03:.4f}"
@@ -752,7 +790,7 @@ def main():
             ("no_penalty_unique_share", free["unique_share"], less_diverse),
             ("kl", ppo["kl"], "> 0.5"),
             ("no_penalty_kl", free["kl"], f"> {2 * ppo['kl']:.4f}"),
-            ("objective_gain", objective_gain(rounds["PPO"]), "> 0"),
+            ("objective_gain", objective_gain(rounds["PPO"], kl_price), "> 0"),
             ("clip_fraction", clip_fraction(rounds["PPO"]), "> 0"),
             ("runtime_seconds", time.perf_counter() - started, "< 420"),
         ]
@@ -775,19 +813,22 @@ def show_rewards(pairs, reward_of, chars):
 
 def show_episode(this_round, number, price, chars):
     """Print the seven steps for the name of a round in which most tokens were cut."""
-    num_cut = [sum(term.is_cut for term in terms) for terms in this_round.terms]
-    chosen = num_cut.index(max(num_cut))
-    episode = this_round.episodes[chosen]
-    terms = this_round.terms[chosen]
+    terms_of_names = this_round.terms[1]  # what the second update began with
+    num_cut = [sum(term.is_cut for term in terms) for terms in terms_of_names]
+    shown = num_cut.index(max(num_cut))
+    episode = this_round.episodes[shown]
+    terms = terms_of_names[shown]
     reward = round(episode.reward, 3)
     letters = [spell([token], chars) or "end" for token in episode.tokens[1:]]
     print(f"One of the {batch_size} names of round {number}, in the second update of the round:")
     print(f"1. The first letter is {letters[0]}, and the policy wrote {' '.join(letters[1:])}.")
     print(f"2. The reward of {spell(episode.tokens, chars)} is {reward:.3f}.")
-    print(
-        "3. to 5. for each token: ratio = now / was. The token adds ratio * advantage, or if it is"
-    )
-    print(f"   cut, {1 - epsilon} * advantage or {1 + epsilon} * advantage. KL is in nats.")
+    print("3. Expected is what the value function says of the tokens before. A token adds 0 to it")
+    print("   until some name has had this token at this position.")
+    print("4. ratio = now / was. The token adds ratio * advantage. A cut token adds a constant,")
+    print(f"   {1 - epsilon} * advantage or {1 + epsilon} * advantage. A ratio may move against")
+    print("   its advantage, because all tokens share the parameters of the policy.")
+    print("5. The KL divergence is in nats.")
     print("       ------------- 3. -------------   -------------- 4. --------------      5.")
     print("token  reward - expected = advantage      was     now   ratio    adds          KL")
     for i, term in enumerate(terms):
@@ -823,10 +864,10 @@ def show_rounds(training, price, chars):
             show_episode(this_round, len(rounds), price, chars)
             wants_example = False
         if len(rounds) == watch_every:
-            print(
-                f"Means over the {watch_every * batch_size} names of {watch_every} rounds.", end=""
-            )
-            print(" (The rule says what is preferred. PPO is not told.)")
+            num_names = watch_every * batch_size
+            print(f"Means over the {num_names} names of {watch_every} rounds. The rule says which")
+            print("are preferred. PPO is not told. The standard error of this share", end="")
+            print(f" is at most {math.sqrt(0.25 / num_names):.2f}.")
         if len(rounds) % watch_every == 0:
             figures = judge_rounds(rounds[-watch_every:], chars)
             print(
@@ -852,6 +893,7 @@ def show_models(samples, figures):
     print()
     show_names(list(samples), list(zip(*samples.values())))
     print(f"A name of {block_size} letters was cut off before its end. No name in a pair was.")
+    print("Other seeds give very different results without the penalty: see STEP 5.")
 
 
 # === REPEATED from microgpt.py, word for word ===

@@ -293,8 +293,8 @@ def test_ppo_moves_policy_and_values(script, monkeypatch):
     assert lower(policy) != base
     assert any(map(any, table))
     for one in rounds:
-        assert len(one.episodes) == len(one.terms) == script.batch_size
-        assert one.objective_after > one.objective_before
+        assert len(one.episodes) == script.batch_size
+        assert [len(names) for names in one.terms] == [script.batch_size] * 3
         for episode in one.episodes:
             assert episode.reward == by_length(episode.tokens)
             assert episode.tokens[1] == 1
@@ -323,27 +323,36 @@ def test_updates_of_a_round(script, monkeypatch):
     assert script.clip_fraction(rounds) > 0
 
 
-def test_a_round_keeps_the_terms_of_its_last_update(script, monkeypatch):
+def test_a_round_keeps_the_terms_after_each_update(script, monkeypatch):
+    """Those before it are of the policy that wrote the names, those at the end of the next one."""
     for updates in (1, 2):
         monkeypatch.setattr(script, "updates_per_round", updates)
-        rounds, *_ = a_little_ppo(script, monkeypatch, 0.3)
+        rounds, base, policy, _ = a_little_ppo(script, monkeypatch, 0.3)
+        assert rounds[0].terms[0] == [script.token_terms(base, e) for e in rounds[0].episodes]
+        final = [script.token_terms(lower(policy), e) for e in rounds[-1].episodes]
+        assert rounds[-1].terms[-1] == final
         for one in rounds:
-            for episode, terms in zip(one.episodes, one.terms, strict=True):
-                for term, advantage in zip(terms, episode.advantages, strict=True):
-                    assert (term.ratio == pytest.approx(1, abs=1e-12)) == (updates == 1)
-                    expected = script.clipped_objective(term.ratio, advantage)
-                    assert (term.added, term.is_cut) == expected
-                    assert all(isinstance(x, float) for x in (term.ratio, term.added, term.kl))
+            assert len(one.terms) == updates + 1
+            for k, names in enumerate(one.terms):
+                for episode, terms in zip(one.episodes, names, strict=True):
+                    for term, advantage in zip(terms, episode.advantages, strict=True):
+                        assert (term.ratio == pytest.approx(1, abs=1e-12)) == (k == 0)
+                        expected = script.clipped_objective(term.ratio, advantage)
+                        assert (term.added, term.is_cut) == expected
+                        assert all(isinstance(x, float) for x in (term.ratio, term.added, term.kl))
 
 
-def test_a_round_keeps_its_objective_before_and_after(script, monkeypatch):
-    """Before: the advantages minus the price of the KL. After: the next round's old policy."""
+def test_each_round_raises_its_objective(script, monkeypatch):
+    """It begins as the mean of the sums of advantages: in round 1, there is no KL to the base."""
     rounds, base, policy, _ = a_little_ppo(script, monkeypatch, 0.3)
     first, last = rounds[0], rounds[-1]
     sums = [math.fsum(e.advantages) for e in first.episodes]
-    assert first.objective_before == pytest.approx(math.fsum(sums) / len(sums), abs=1e-9)
-    after = objective_of(script, lower(policy), last.episodes, 0.3)
-    assert last.objective_after == pytest.approx(after, abs=1e-12)
+    before = objective_of(script, base, first.episodes, 0.3)
+    assert before == pytest.approx(math.fsum(sums) / len(sums), abs=1e-9)
+    assert all(script.objective_gain([one], 0.3) > 0 for one in rounds)
+    gain = objective_of(script, lower(policy), last.episodes, 0.3)
+    gain -= script.batch_objective(last.terms[0], 0.3)
+    assert script.objective_gain([last], 0.3) == pytest.approx(gain, abs=1e-12)
 
 
 def test_values_are_taught_the_rewards_after_the_advantages(script, monkeypatch):
@@ -363,30 +372,32 @@ def test_values_are_taught_the_rewards_after_the_advantages(script, monkeypatch)
 
 
 def some_rounds(script):
-    """Two rounds of two names each, with made-up figures."""
-    term = script.Term
+    """Two rounds of two names each, with made-up figures that differ after each update."""
     names = [[26, 12, 8, 11, 14, 26], [26, 0, 13, 13, 0, 26]]  # milo, anna
     rounds = []
-    for number in (0.0, 1.0):
-        terms = [
-            [term(1.3, 0.5, number == 0, 0.25 + number), term(1.0, 0.5, False, 0.5)],
-            [term(0.9, 0.5, False, 0.25), term(1.0, 0.5, False, 1.0)],
-        ]
+    for number in (0, 1):
+        terms = []
+        for k in (0, 1, 2):
+            # The KL of the names is 0.5 + k + number and 1 + k + number, and each name adds k.
+            one = [(k, k == 1 and number == 0, 0.5 + number), (0.0, False, float(k))]
+            other = [(k, k == 0, 1.0), (0.0, k == 2, float(k) + number)]
+            terms.append([[script.Term(1.0, *term) for term in name] for name in (one, other)])
         episodes = [
             script.Episode(tokens, reward + number, [0.5, 0.25], None, [0.5, 0.75])
             for tokens, reward in zip(names, (2.0, -1.0))
         ]
-        rounds.append(script.Round(episodes, terms, number, 0.5 + 3 * number))
+        rounds.append(script.Round(episodes, terms))
     return rounds
 
 
 def test_figures_of_rounds(script):
+    """The KL before the updates, the clip of the last one, and the objective before and after."""
     rounds = some_rounds(script)
     assert script.judge_rounds(rounds, CHARS) == pytest.approx(
         {"reward": 1.0, "kl": 1.25, "preferred_rate": 0.5}
     )
     assert script.clip_fraction(rounds) == pytest.approx(1 / 8)
-    assert script.objective_gain(rounds) == pytest.approx(1.5)
+    assert script.objective_gain(rounds, 0.25) == pytest.approx(2 - 0.25 * 2)
 
 
 def test_mean_reward_knows_names_without_an_end(script):
