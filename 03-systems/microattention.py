@@ -667,10 +667,9 @@ def show_independent(independent):
 def show_sweep(gqa, mqa, gqa_crossing, mqa_crossing):
     """Print a row for each similarity, and the similarity from which on the outputs are close."""
     print("\nOutputs of GQA and MQA beside those of MHA, as the averaged heads get more alike:")
-    print(
-        f"(the same {num_draws} draws, with the least and the greatest cosine in brackets. Similarity"
-    )
-    print("is the cosine to expect between the matrices of two heads, for keys and for values)")
+    print(f"(the same {num_draws} draws, with the least and the greatest cosine in brackets;")
+    print("similarity is the cosine to expect between the key matrices of two heads, and likewise")
+    print("between their value matrices)")
     print("             GQA                                 MQA")
     print("similarity   cosine                 difference   cosine                 difference")
     for similarity in similarities:
@@ -680,10 +679,8 @@ def show_sweep(gqa, mqa, gqa_crossing, mqa_crossing):
             line += f"   {mean(cosines):.3f} ({min(cosines):.3f}, {max(cosines):.3f})"
             line += f"{mean_field(comparisons, 'difference'):13.3f}"
         print(line)
-    print(
-        f"Outputs are called close from a mean cosine of {close_cosine} on. For that, the heads of"
-    )
-    print(f"these draws need a similarity of {gqa_crossing:.2f} in GQA (gqa_crossing) and of")
+    print(f"Outputs are called close from a mean cosine of {close_cosine} on. For that, the heads")
+    print(f"of these draws need a similarity of {gqa_crossing:.2f} in GQA (gqa_crossing) and of")
     print(f"{mqa_crossing:.2f} in MQA (mqa_crossing). gqa_cosine and mqa_cosine are at similarity")
     print(f"{near_copies}. Close is not equal: the differences show how much remains.")
 
