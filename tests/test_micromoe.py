@@ -179,6 +179,7 @@ def test_losses_equal_the_reference(script):
     assert found["loss"] == pytest.approx(loss)
     assert found["balance"] == pytest.approx(balance)
     assert found["shares"] == pytest.approx(shares)
+    assert [set(chosen) for chosen in found["chosen"]] == asked
     expected = sorted((i, c[-1]) for (c, _), top in zip(examples, asked) for i in top)
     assert sorted(found["choices"]) == expected
     worst = reference(weights, examples, 2, best=False)[0]
@@ -217,6 +218,28 @@ def test_who_is_not_asked_gets_a_gradient_from_the_balance_loss_alone(script):
             assert any(own) == (share > 0)
             steepest = max(map(abs, grads["router"][i]))
             assert (steepest > 1e-9) == (share > 0 or weight > 0)
+
+
+def test_the_router_learns_by_comparing_with_the_mix(script):
+    """d(loss)/d(s_i) = g_i (d . E_i - d . y), and N p_i (f_i - sum f_j p_j) for the balance."""
+    weights, examples = mixture_matrices(), examples_of(script)[2:3]
+    model = lift(script, weights)
+    script.batch_backward(model, examples, 0.7)
+    [(context, target)] = examples
+    x = [number for token in context for number in weights["wte"][token]]
+    scores = affine(weights["router"], weights["router_bias"], x)
+    top = sorted(range(4), key=lambda i: scores[i])[2:]
+    gates = dict(zip(top, softmax([scores[i] for i in top])))
+    outs = {i: expert(weights, i, x) for i in top}
+    y = [math.fsum(gates[i] * outs[i][t] for i in top) for t in range(5)]
+    d = [p - (t == target) for t, p in enumerate(softmax(y))]
+    slope = {i: matvec([d], outs[i])[0] for i in top}
+    probs, shares = softmax(scores), [(i in top) / 2 for i in range(4)]
+    average = math.fsum(f * p for f, p in zip(shares, probs))
+    expected = [0.7 * 4 * p * (f - average) for f, p in zip(shares, probs)]
+    for i in top:
+        expected[i] += gates[i] * (slope[i] - matvec([d], y)[0])
+    assert flat(gradients(model)["router_bias"]) == pytest.approx(expected)
 
 
 def test_cross_entropy_is_softmax_and_log(script):
@@ -300,6 +323,31 @@ def test_model_shapes_and_counts(script):
     drawn = flat(model)
     spread = math.sqrt(math.fsum(x * x for x in drawn) / len(drawn))
     assert spread == pytest.approx(0.3, rel=0.1)
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_multiplications_are_counted(script, monkeypatch, k):
+    """Every number of the model, and every gate, counts its own multiplications."""
+    count = 0
+
+    class Counting(float):
+        def __mul__(self, other):
+            nonlocal count
+            count += 1
+            return float(self) * float(other)
+
+    gates_of = script.gates_of
+    monkeypatch.setattr(script, "top_k", k)
+    monkeypatch.setattr(script, "gates_of", lambda *args: [Counting(g) for g in gates_of(*args)])
+    model = mixture_matrices(27)
+    numbers = {name: [[Counting(x) for x in row] for row in m] for name, m in model.items()}
+    script.forward(numbers, [4, 0, 2])
+    assert script.count_multiplications(model, k) == count
+
+
+def test_an_input_has_moved_if_an_expert_is_new(script):
+    before, after = [[0, 1], [0, 1], [2, 3], [1, 3]], [[1, 0], [1, 2], [0, 1], [3, 1]]
+    assert script.moved_share(before, after) == 0.5
 
 
 def test_mutual_information_in_closed_form(script):
