@@ -630,7 +630,7 @@ def main():
 
     # Does what it writes look like names? is_pronounceable() asks for what is usual, and is told so
     # by all names that are not held out. A temperature of 0.5 makes names more usual than real ones
-    # are. (At temperature 1, the rate is 0.53.)
+    # are. (At temperature 1, the rate is 0.49.)
     known = common_trigrams(set(names) - set(heldout))
     samples = [spell(sample(model), chars) for _ in range(num_samples)]
     bigram_samples = [spell(sample_bigrams(bigrams), chars) for _ in range(num_samples)]
