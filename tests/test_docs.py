@@ -169,3 +169,11 @@ def test_another_machine_replaces_all_transcripts_or_none(toy, capsys, monkeypat
     assert update_docs.main([]) == 0
     assert (toy / "microtoi.txt").read_text(encoding="utf-8") == TOY_TRANSCRIPT
     assert update_docs.math_hash() in (toy / "machine.txt").read_text(encoding="ascii")
+
+
+@pytest.mark.parametrize("document", [d for d in MARKDOWN if d.name == "README.md"])
+def test_no_cell_of_a_table_is_long(document):
+    for line in document.read_text(encoding="utf-8").splitlines():
+        if line.startswith("|"):
+            shown = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", re.sub("<!--.*?-->", "", line))
+            assert max(map(len, shown.split("|"))) <= 200, shown
