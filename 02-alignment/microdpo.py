@@ -8,14 +8,14 @@ their reward. Then it lets the first model write names, and makes those more pro
 large reward. It also charges a price for moving away from the original model, so that the model
 does not forget what a name is.
 
-The idea of direct preference optimization (DPO): suppose we knew the rewards. Then there is a
-formula for the best model, which gets the most reward minus price. (THE LOSS below derives it.)
-Take the original model, and multiply the probability of every name by exp(reward / price). Then
-rescale, so that the probabilities sum to 1. A formula can be read backwards: take any model that we
-like, and ask for which rewards it would be the best one. The answer is price * log(its probability
-of a name / the original's probability), for each name. So a model brings its own rewards along, and
-no reward model is needed. We train the model so that its own rewards explain the pairs. That is an
-ordinary classification: which of two names is the preferred one?
+The idea of direct preference optimization (DPO): let beta be the price per unit of moving away. If
+we knew the rewards, there would be a formula for the best model, which gets the most reward after
+paying. THE LOSS below derives it: take the original model, multiply the probability of every name
+by exp(reward / beta), and rescale, so that the probabilities sum to 1. This formula can be read
+backwards. For any model that we like, it says for which rewards that model would be the best one:
+for beta * log(its probability of a name / the original's probability). So every model defines
+rewards of its own, and no reward model is needed. We train the model so that its own rewards
+explain the pairs. That is an ordinary classification: which of two names is the preferred one?
 
     1. Train a small GPT on names. A frozen copy of it is called the reference. The model that is
        trained further is called the policy.
@@ -24,8 +24,8 @@ ordinary classification: which of two names is the preferred one?
        difference of two logarithms. The log ratio of the chosen name minus that of the rejected
        name is called the margin of the pair.
     4. dpo_loss: -log sigmoid(beta * margin). sigmoid(z) = 1 / (1 + exp(-z)) turns any number into a
-       probability, and beta is the price. The loss falls when the margin grows. train_dpo takes a
-       step of gradient descent on this loss for each pair.
+       probability. The loss falls when the margin grows. train_dpo takes one step of the optimizer
+       (Adam) on the loss of each pair.
     5. judge: let the policy write names, and count how many have the preferred property.
 
 The paper is Rafailov et al. (2023). The equation numbers are theirs, the notation is ours. The GPT
@@ -50,7 +50,7 @@ vowels = "aeiouy"
 min_letters = 4  # a shorter name is never preferred
 num_pair_names = 4000  # names to make pairs of; the names after them in the list are held out
 num_prompts = 1000  # names that each model writes to be judged by
-dpo_steps = 300  # one pair per step
+dpo_steps = 300  # one pair per step, and each pair once
 dpo_learning_rate = 0.0015  # how far a step of DPO moves a parameter
 betas = (0.1, 0.5, 2.0)  # prices for leaving the reference; one policy is trained with each
 main_beta = 0.5  # the policy trained with this beta is looked at more closely
@@ -186,7 +186,13 @@ def log_ratio(policy, reference, tokens):
 #     ideal(y|x) = ref(y|x) * exp(reward(x, y) / beta) / Z(x)                               (eq. 4)
 #
 # Z(x) is the sum of all numerators, over all completions y of x. Dividing by it makes the
-# probabilities sum to 1. No policy does better than ideal. To see this, solve eq. 4 for the reward:
+# probabilities sum to 1. For example, with two completions and beta = 1:
+#
+#     ref(y|x)     reward     ref * exp(reward / beta)     ideal(y|x), after dividing by Z = 2.2
+#       0.8          0          0.8                          0.36
+#       0.2        log 7        1.4                          0.64
+#
+# No policy does better than ideal. To see this, solve eq. 4 for the reward:
 #
 #     reward(x, y) = beta * log(ideal(y|x) / ref(y|x)) + beta * log Z(x)                    (eq. 5)
 #
@@ -227,10 +233,13 @@ def log_ratio(policy, reference, tokens):
 #
 # The loss is minus the logarithm of this probability.
 #
-# Is the policy that explains the pairs best also the policy that we want, the ideal one for the
-# true rewards? By eq. 5, the implicit rewards of the ideal policy are the true rewards, but for
-# beta * log Z(x). Both names of a pair have the same prompt x, so this term cancels in the
-# difference. So the ideal policy explains the pairs exactly as well as the true rewards do.
+# Is the policy that explains the pairs best also the one that we want, the ideal one for the true
+# rewards? If the pairs were made by eq. 1, nothing explains them better than the true rewards do,
+# on average over many pairs. By eq. 5, the implicit rewards of the ideal policy are the true
+# rewards, but for beta * log Z(x). Both names of a pair have the same prompt x, so this term
+# cancels in the difference, and the ideal policy explains the pairs as well. (In this script the
+# pairs are made by a rule that never errs. So training could push the margins up for ever, and
+# where the policy ends depends on the number of steps as well.)
 
 
 def minus_log_sigmoid(x):
@@ -258,21 +267,18 @@ def dpo_loss(policy, reference, chosen, rejected, beta):
 
     Its derivative by the margin is beta * (sigmoid(beta * margin) - 1), which is negative. The
     margin contains log p of the chosen name with a plus and that of the rejected name with a minus.
-    So a step against the gradient pushes the chosen name up and the rejected one down, both with
-    the strength beta * (1 - sigmoid(beta * margin)). With beta = 0.5:
+    So the gradient asks for more of the chosen name and less of the rejected one, both with the
+    strength beta * (1 - sigmoid(beta * margin)). With beta = 0.5:
 
         margin     loss     strength
             -6     3.049    0.476      the pair is ranked the wrong way: the strongest push
              0     0.693    0.250      undecided, as every pair is before training
              6     0.049    0.024      ranked the right way by far: hardly any push is left
 
-    Where is the price? No term of the loss charges it. It lies in how the push fades: with a large
-    beta, beta * margin is large already at a small margin, so the push fades nearer to the
-    reference. (That beta is also a factor of the strength does not matter with Adam, which divides
-    every gradient by its own recent size. A factor that is the same for all pairs drops out. The
-    fading stays, because it differs from pair to pair.) A push that fades does not stop. If pairs
-    contradict each other, opposite pushes balance somewhere. Here no pair contradicts another, so
-    that the policy goes on moving, only more slowly with a large beta.
+    Where is the price? No term of the loss charges it. It lies in how the strength fades: with a
+    large beta, beta * margin is large already at a small margin, so the strength fades nearer to
+    the reference. A strength that fades is not 0. Here no pair contradicts another, so the policy
+    goes on moving as long as training does, only more slowly with a large beta.
     """
     margin = log_ratio(policy, reference, chosen) - log_ratio(policy, reference, rejected)
     return minus_log_sigmoid(beta * margin)
@@ -303,10 +309,10 @@ def train_sft(policy, pairs):
     optimizer and learning rate, but it sees one name per step and not two. Its loss is a mean over
     the tokens, the first letter included. Yields the loss before each step.
 
-    To compare, look at the preferred rate and at the KL divergence together: the farther a policy
-    moves, the easier is a high rate. In both figures, SFT lies between the policies of two betas.
-    So this run does not show that rejected names are needed. A likely reason is that one rule has
-    chosen all names here, so that examples alone can teach it.
+    To compare, look at the preferred rate and at the KL divergence together. In both figures, SFT
+    lies between the DPO policies with beta 2.0 and 0.5. On its way, the one with beta 0.5 has a
+    lower rate than SFT at about the same KL. So this run does not show that rejected names help.
+    One rule has chosen all names here, and examples alone can teach a rule.
     """
     params = [p for matrix in policy.values() for row in matrix for p in row]
     m = [0.0] * len(params)
@@ -378,14 +384,18 @@ def judge(model, reference, prompts, chars):
 def judge_pairs(policy, reference, pairs):
     """How a policy of floats ranks pairs. Return four figures.
 
-    They are {"accuracy": the share of pairs in which the chosen name has the larger log ratio,
-    "chosen_fell": the share of chosen names with a negative log ratio, "chosen_log_ratio" and
-    "rejected_log_ratio": means over the pairs}.
+    They are {"accuracy": the share of pairs in which the chosen name has the larger log ratio, with
+    a tie as half a pair, "chosen_fell": the share of chosen names with a negative log ratio,
+    "chosen_log_ratio" and "rejected_log_ratio": means over the pairs}.
     """
     chosen_ratios = [log_ratio(policy, reference, chosen) for chosen, _ in pairs]
     rejected_ratios = [log_ratio(policy, reference, rejected) for _, rejected in pairs]
+    right = []
+    for chosen_ratio, rejected_ratio in zip(chosen_ratios, rejected_ratios):
+        tie = chosen_ratio == rejected_ratio
+        right.append(0.5 if tie else float(chosen_ratio > rejected_ratio))
     return {
-        "accuracy": mean([a > b for a, b in zip(chosen_ratios, rejected_ratios)]),
+        "accuracy": mean(right),
         "chosen_fell": mean([ratio < 0 for ratio in chosen_ratios]),
         "chosen_log_ratio": mean(chosen_ratios),
         "rejected_log_ratio": mean(rejected_ratios),
@@ -393,7 +403,11 @@ def judge_pairs(policy, reference, pairs):
 
 
 def more_probable_share(model, pairs):
-    """The share of pairs in which a model of floats finds the chosen name more probable."""
+    """The share of pairs in which a model of floats finds the chosen name more probable.
+
+    For the reference it is above one half, mainly because chosen names are shorter on average, and
+    a shorter name is more probable.
+    """
     return mean([log_prob(model, chosen) > log_prob(model, rejected) for chosen, rejected in pairs])
 
 
@@ -462,7 +476,8 @@ def main():
     rival = as_values(reference)
     show_training(train_sft(rival, pairs), len(pairs))
 
-    # How did the policy get where it is? Its KL divergence grows along training.
+    # How did the policy get where it is? (The KL at the end is not that of the results, which are
+    # about all prompts.)
     policy = copies[main_beta][len(pairs)]
     show_loss("The same pair after training", policy, reference, heldout_pairs[0], chars)
     progress = judge_copies(copies[main_beta], reference, heldout_pairs, prompts, chars)
@@ -969,7 +984,7 @@ def train(model, names, chars):
     """Train a model of Values in place, one name per step.
 
     This is a generator. Each step yields the loss that its name had, and waits until the next one
-    is asked for. show_training() in the part DRAWING asks for all of them.
+    is asked for. show_training() asks for all of them.
     """
     params = [p for matrix in model.values() for row in matrix for p in row]
     m = [0.0] * len(params)

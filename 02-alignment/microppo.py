@@ -1311,7 +1311,7 @@ def train(model, names, chars):
     """Train a model of Values in place, one name per step.
 
     This is a generator. Each step yields the loss that its name had, and waits until the next one
-    is asked for. show_training() in the part DRAWING asks for all of them.
+    is asked for. show_training() asks for all of them.
     """
     params = [p for matrix in model.values() for row in matrix for p in row]
     m = [0.0] * len(params)

@@ -240,12 +240,12 @@ def test_judge_pairs_by_hand(script, monkeypatch):
         script, "log_prob", lambda model, tokens: given[model][tokens[0]][tokens[1]]
     )
     assert script.judge_pairs("policy", "base", pairs) == {
-        "accuracy": 0.75,
+        "accuracy": 0.875,
         "chosen_fell": 0.25,
         "chosen_log_ratio": (1.0 - 1.0 + 3.0 + 0.0) / 4,
         "rejected_log_ratio": (-2.0 - 1.0 + 1.0 - 0.5) / 4,
     }
-    assert script.judge_pairs("base", "base", pairs)["accuracy"] == 0.0
+    assert script.judge_pairs("base", "base", pairs)["accuracy"] == 0.5
     assert script.more_probable_share("policy", pairs) == 0.5
     assert script.more_probable_share("base", pairs) == 0.25
 
