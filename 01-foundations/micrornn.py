@@ -710,7 +710,8 @@ def spell(tokens, chars):
 class Value:
     """A number, the numbers it was computed from, and how strongly it depends on each of them.
 
-    Take loss = (a * b + a) ** 2 with a = 2 and b = 3. Every operation makes a new Value:
+    Take loss = (a * b + a) ** 2 with a = 2 and b = 3. Every operation makes a new Value. (Below,
+    "the gradient by a" means the gradient with respect to a.)
 
         product = a * b = 6        total = product + a = 8        loss = total ** 2 = 64
 
@@ -748,7 +749,7 @@ class Value:
     def __pow__(self, k):
         # d(a ** k)/da = k * a ** (k - 1)        k is a plain number
         local_grad = k * self.data ** (k - 1)
-        result = math.pow(self.data, k)  # unlike **, it raises an error for the root of -1
+        result = math.pow(self.data, k)  # like **, but an error where ** gives a complex number
         return Value(result, (self,), (local_grad,))
 
     def exp(self):
@@ -811,8 +812,9 @@ class Value:
 
         The graph is used up: a second backward() through a part of it raises AttributeError.
         """
-        # Collect self and the Values below it. The list grows while the loop walks along it. A
-        # Value without inputs, such as a parameter, has nothing to pass on, so it is left out.
+        # Collect self and the Values that it was computed from. The list grows while the loop walks
+        # along it. A Value without inputs, such as a parameter, passes nothing on. So it is not in
+        # the list, but it gets its gradient like all others.
         nodes = [self]
         seen = {self}
         for node in nodes:
@@ -869,9 +871,10 @@ def dot(a, b):
 
     Tensor libraries go further in the same direction: there, a whole matrix product is one node.
 
-    a and b are each a list of Values or a list of floats. They may be the same list: then each
-    element is an input twice, and backward() adds up both contributions. The result is a Value if
-    one of them holds Values, else a float. Raises ValueError if the lengths differ.
+    a and b are each a list of Values or a list of floats. They may be the same list, as in
+    rmsnorm(): then each element is an input twice, and backward() adds up both contributions. The
+    result is a Value if one of them holds Values, else a float. Raises ValueError if the lengths
+    differ.
     """
     xs = floats(a)
     ys = floats(b)

@@ -923,7 +923,8 @@ def spell(tokens, chars):
 class Value:
     """A number, the numbers it was computed from, and how strongly it depends on each of them.
 
-    Take loss = (a * b + a) ** 2 with a = 2 and b = 3. Every operation makes a new Value:
+    Take loss = (a * b + a) ** 2 with a = 2 and b = 3. Every operation makes a new Value. (Below,
+    "the gradient by a" means the gradient with respect to a.)
 
         product = a * b = 6        total = product + a = 8        loss = total ** 2 = 64
 
@@ -961,7 +962,7 @@ class Value:
     def __pow__(self, k):
         # d(a ** k)/da = k * a ** (k - 1)        k is a plain number
         local_grad = k * self.data ** (k - 1)
-        result = math.pow(self.data, k)  # unlike **, it raises an error for the root of -1
+        result = math.pow(self.data, k)  # like **, but an error where ** gives a complex number
         return Value(result, (self,), (local_grad,))
 
     def exp(self):
@@ -1024,8 +1025,9 @@ class Value:
 
         The graph is used up: a second backward() through a part of it raises AttributeError.
         """
-        # Collect self and the Values below it. The list grows while the loop walks along it. A
-        # Value without inputs, such as a parameter, has nothing to pass on, so it is left out.
+        # Collect self and the Values that it was computed from. The list grows while the loop walks
+        # along it. A Value without inputs, such as a parameter, passes nothing on. So it is not in
+        # the list, but it gets its gradient like all others.
         nodes = [self]
         seen = {self}
         for node in nodes:
@@ -1080,9 +1082,10 @@ def dot(a, b):
 
     Tensor libraries go further in the same direction: there, a whole matrix product is one node.
 
-    a and b are each a list of Values or a list of floats. They may be the same list: then each
-    element is an input twice, and backward() adds up both contributions. The result is a Value if
-    one of them holds Values, else a float. Raises ValueError if the lengths differ.
+    a and b are each a list of Values or a list of floats. They may be the same list, as in
+    rmsnorm(): then each element is an input twice, and backward() adds up both contributions. The
+    result is a Value if one of them holds Values, else a float. Raises ValueError if the lengths
+    differ.
     """
     xs = floats(a)
     ys = floats(b)
@@ -1138,15 +1141,16 @@ def adam_step(params, m, v, step, rate):
     Plain gradient descent is p.data -= rate * p.grad. Adam (Kingma & Ba 2015, algorithm 1) improves
     on it in two ways. It takes a running average m of the gradient, because the gradient of a
     single name is noisy. And it divides by the root of v, a running average of the squared
-    gradient. So every parameter moves by about `rate` per step, whether its gradients are large or
-    small. m and v have one number per parameter, and step counts 1, 2, ...
+    gradient. So it does not matter whether all gradients of a parameter are large or small: the
+    parameter moves by about `rate` if they agree in sign, and by much less if they do not. m and v
+    have one number per parameter, and step counts 1, 2, ...
     """
+    # m and v start at 0. After step 1, m is (1 - beta1) * grad, which is too small by this factor.
     m_correction = 1 - beta1**step
     v_correction = 1 - beta2**step
     for i, p in enumerate(params):
         m[i] = beta1 * m[i] + (1 - beta1) * p.grad
         v[i] = beta2 * v[i] + (1 - beta2) * p.grad * p.grad
-        # m and v start at 0 and are too small at first; dividing by this corrects it.
         m_hat = m[i] / m_correction
         v_hat = v[i] / v_correction
         p.data -= rate * m_hat / (math.sqrt(v_hat) + eps_adam)

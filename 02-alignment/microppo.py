@@ -919,7 +919,8 @@ def spell(tokens, chars):
 class Value:
     """A number, the numbers it was computed from, and how strongly it depends on each of them.
 
-    Take loss = (a * b + a) ** 2 with a = 2 and b = 3. Every operation makes a new Value:
+    Take loss = (a * b + a) ** 2 with a = 2 and b = 3. Every operation makes a new Value. (Below,
+    "the gradient by a" means the gradient with respect to a.)
 
         product = a * b = 6        total = product + a = 8        loss = total ** 2 = 64
 
@@ -957,7 +958,7 @@ class Value:
     def __pow__(self, k):
         # d(a ** k)/da = k * a ** (k - 1)        k is a plain number
         local_grad = k * self.data ** (k - 1)
-        result = math.pow(self.data, k)  # unlike **, it raises an error for the root of -1
+        result = math.pow(self.data, k)  # like **, but an error where ** gives a complex number
         return Value(result, (self,), (local_grad,))
 
     def exp(self):
@@ -1020,8 +1021,9 @@ class Value:
 
         The graph is used up: a second backward() through a part of it raises AttributeError.
         """
-        # Collect self and the Values below it. The list grows while the loop walks along it. A
-        # Value without inputs, such as a parameter, has nothing to pass on, so it is left out.
+        # Collect self and the Values that it was computed from. The list grows while the loop walks
+        # along it. A Value without inputs, such as a parameter, passes nothing on. So it is not in
+        # the list, but it gets its gradient like all others.
         nodes = [self]
         seen = {self}
         for node in nodes:
@@ -1079,9 +1081,10 @@ def dot(a, b):
 
     Tensor libraries go further in the same direction: there, a whole matrix product is one node.
 
-    a and b are each a list of Values or a list of floats. They may be the same list: then each
-    element is an input twice, and backward() adds up both contributions. The result is a Value if
-    one of them holds Values, else a float. Raises ValueError if the lengths differ.
+    a and b are each a list of Values or a list of floats. They may be the same list, as in
+    rmsnorm(): then each element is an input twice, and backward() adds up both contributions. The
+    result is a Value if one of them holds Values, else a float. Raises ValueError if the lengths
+    differ.
     """
     xs = floats(a)
     ys = floats(b)
@@ -1167,9 +1170,9 @@ def softmax(logits):
 def rmsnorm(x):
     """Rescale a vector [n] so that the mean of its squares is 1 (Zhang & Sennrich 2019, eq. 4).
 
-    Whatever the layers before have added up, the next one then meets numbers of the usual size. The
-    1e-5 keeps the division finite if all numbers are 0. The learned factors of the paper are left
-    out.
+    However large the numbers of a vector have become, the next part of the model then meets numbers
+    around 1. The 1e-5 keeps the division finite if all numbers are 0. The learned factors of the
+    paper are left out.
     """
     mean_square = dot(x, x) * (1 / len(x))
     scale = (mean_square + 1e-5) ** -0.5
@@ -1180,7 +1183,8 @@ def attention_weights(q, keys):
     """How much a position reads each position: softmax(q . k / sqrt(d)) over the keys k.
 
     q [d] is the query of the one that reads, and keys [t][d] has one key for each position up to
-    this one. Returns [t]: one weight per position, positive, with sum 1.
+    this one. d is the number of numbers that one head of gpt() works with. Returns [t]: one weight
+    per position, positive, with sum 1.
 
     Why sqrt(d): a score is a sum of d products. The more there are, the farther apart the scores
     tend to be, and with large differences softmax gives nearly all weight to one position. The
@@ -1205,7 +1209,7 @@ def attend(q, keys, values):
     weights = attention_weights(q, keys)
     result = []
     for i in range(len(values[0])):
-        column = [value[i] for value in values]  # number i of the value of each position
+        column = [value[i] for value in values]  # [t]: number i of every position
         result.append(dot(weights, column))
     return result
 
@@ -1235,7 +1239,7 @@ def gpt(model, token, position, cache):
     head_size = len(x) // n_head
     for layer in range(n_layer):
         # Attention: the position collects information from itself and the positions before it. A
-        # layer begins with a norm. (In layer 0 it changes little, as embed() ends with one.)
+        # layer begins with a norm, so that its input has numbers of the usual size.
         h = rmsnorm(x)
         query = linear(h, model[f"layer{layer}.attn_wq"])  # what this position looks for
         key = linear(h, model[f"layer{layer}.attn_wk"])  # what it can be found by
@@ -1272,9 +1276,10 @@ def name_loss(model, tokens):
     """The mean of -log p(next token) over one name. It is called cross-entropy.
 
     The probability of a name is the product of the probabilities of its tokens, each given those
-    before. The logarithm of this product is a sum. The loss is 0 if every token was predicted with
-    probability 1, and log(27) = 3.30 for a blind guess among 27 tokens. Its unit is called nat. A
-    name that is longer than the context loses its end.
+    before. The logarithm of this product is the sum of the logarithms. So when the loss falls, the
+    name becomes more probable, and that is what training wants. The loss is 0 if every token was
+    predicted with probability 1, and log(27) = 3.30 for a blind guess among 27 tokens. Its unit is
+    called nat. A name that is longer than the context loses its end.
     """
     num_predictions = min(block_size, len(tokens) - 1)
     cache = {}
@@ -1292,15 +1297,16 @@ def adam_step(params, m, v, step, rate):
     Plain gradient descent is p.data -= rate * p.grad. Adam (Kingma & Ba 2015, algorithm 1) improves
     on it in two ways. It takes a running average m of the gradient, because the gradient of a
     single name is noisy. And it divides by the root of v, a running average of the squared
-    gradient. So every parameter moves by about `rate` per step, whether its gradients are large or
-    small. m and v have one number per parameter, and step counts 1, 2, ...
+    gradient. So it does not matter whether all gradients of a parameter are large or small: the
+    parameter moves by about `rate` if they agree in sign, and by much less if they do not. m and v
+    have one number per parameter, and step counts 1, 2, ...
     """
+    # m and v start at 0. After step 1, m is (1 - beta1) * grad, which is too small by this factor.
     m_correction = 1 - beta1**step
     v_correction = 1 - beta2**step
     for i, p in enumerate(params):
         m[i] = beta1 * m[i] + (1 - beta1) * p.grad
         v[i] = beta2 * v[i] + (1 - beta2) * p.grad * p.grad
-        # m and v start at 0 and are too small at first; dividing by this corrects it.
         m_hat = m[i] / m_correction
         v_hat = v[i] / v_correction
         p.data -= rate * m_hat / (math.sqrt(v_hat) + eps_adam)
