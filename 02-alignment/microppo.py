@@ -12,15 +12,15 @@ have to be answered:
 
 - What is a large reward? A third model, the value function, reads the beginning of a name and says
   which reward is to be expected. The reward minus what was expected is called the advantage. Each
-  token of a name (a letter, or the end of the name) becomes more probable if its advantage is
-  positive, and less probable if it is negative. So a good letter in a bad name is pushed down, too.
-  Only the average over many names tells the good letters from the bad ones.
+  token of a name (a letter, or the end of the name) is pushed up if its advantage is positive, and
+  down if it is negative. So a good letter in a bad name is pushed down, too. Only the average over
+  many names tells the good letters from the bad ones.
 - How much more probable? Proximal policy optimization (PPO) uses the same names for several
   updates of the policy. But these names were drawn with the probabilities before the updates. The
   more the probabilities change, the less the names say about what the policy now writes. So PPO
   stops pushing a token when its probability has changed by a fifth in the wanted direction.
-- How far may the policy go in the end? The reward model has learned from real names. A policy that
-  writes something else can get a large reward by accident. So the policy pays for moving away from
+- How far may the policy go in the end? The reward model is not the taste itself. It has blind
+  spots, and a policy may find them. So the policy pays for moving away from
   a frozen copy of the model it began as, which is called the reference. The KL divergence measures
   how far it has moved, and kl_price is what a unit of it costs. What the policy pays in all is the
   KL penalty.
@@ -222,15 +222,19 @@ def sample_episode(policy, reference, reward_of, value_table, prompt):
 #
 # Why not raise the sum as far as it goes? First, it says what the policy would get only as long as
 # the policy is near the old one: the ratio counts how often a token is drawn, but not how often the
-# policy still gets to what stands before the token. Second, four names are few. Without a limit,
-# each name that was better than expected would become certain after its first letter. So PPO no
-# longer pushes a token whose probability has changed by the share epsilon in the wanted direction.
+# policy still gets to what stands before the token. (If "ru" has become rare, what follows "ru" in
+# an old sample hardly matters any more, but its ratio does not know that.) Second, four names are
+# few, and a policy that follows them without limit learns these names. So PPO no longer pushes a
+# token whose probability has changed by the share epsilon in the wanted direction.
 #
 # The clip does not hold a token where it is. All tokens share the parameters of the policy, so that
-# other tokens, the KL penalty and Adam's memory of earlier gradients can still move it.
+# other tokens, the KL penalty and Adam's memory of earlier gradients still move it. In this run,
+# every token that was cut went on in the same update, and a third of all tokens moved against their
+# own advantage in a round.
 #
-# At the size of this script, neither the clip nor the value function makes a visible difference. In
-# three runs that differ in their random numbers, the 1000 names had in the end reward - 0.3 * KL =
+# At the size of this script, neither the clip nor the value function makes a visible difference.
+# With the same base and reward models, in three runs of the loop that differ in their random
+# numbers, the 1000 names had in the end reward - 0.3 * KL =
 #
 #     as in this script                 0.39    0.30    0.27     (0.39 is this run)
 #     without the clip                  0.38    0.28    0.37
@@ -313,15 +317,13 @@ def batch_terms(policy, episodes):
 # It is 0 if the two agree, and positive if not. Its unit is called nat, as it is made of natural
 # logarithms. Each nat costs the price kl_price.
 #
-# Why is there a price? First, the reward model is right only about strings that look like the names
-# it has learned from. What it says about others is an accident, and a policy that is paid by the
-# reward alone may end among these accidents. This is called over-optimization (Gao et al. 2023).
-#
-# There are such accidents here. No name in the pairs has two u in a row, and "ruuuuuu" gets 5.53.
-# The policy without a price does not find this name, because it hardly ever writes "uu". It ends at
-# names like "ra" instead. In the pairs, a consonant and the vowel behind it add 0.8 on average, and
-# a vowel and the consonant behind it take 0.8 off. So "ra" gets 0.79 and "ranana" 0.80: the length
-# does not count. But with every further letter, something can go wrong: "ranna" gets -0.30.
+# Why is there a price? First, the reward model is not the taste. A policy that is paid by the
+# reward alone may end where the two differ. This is called over-optimization (Gao et al. 2023). The
+# model of this script differs in two ways. It sees two letters at a time, so it cannot see that a
+# name has four letters: "ra" stands in the pairs as a rejected name, and still gets 0.79. And about
+# what is in no pair, it has learned nothing: no name in the pairs has two u in a row, and "ruuuuuu"
+# gets 5.53. The policy without a price ends at names like "ra" in this run. With other random
+# numbers in its loop it ended at names like "vereveve", which are cut off before their end.
 #
 # Second, for each first letter there is a name with the largest reward. Without a price, the best
 # policy would write this name every time. With a price, the policy is to raise the mean over its
@@ -334,8 +336,8 @@ def batch_terms(policy, episodes):
 # ref(name) * exp(reward(name) / price), rescaled so that the probabilities sum to 1. It is largest
 # if the policy is just that. So the best policy keeps every name that the reference can write, and
 # makes those with a large reward more probable. This is how the price keeps the names diverse. PPO
-# only approaches this policy. By the formula, reward and KL would be about 0.95 and 1.4 (estimated
-# from names that the reference wrote). This run ends at 0.75 and 1.2.
+# only approaches this policy. By the formula, reward and KL would be about 1.0 and 1.5. This run
+# ends at 0.75 and 1.2.
 #
 # How much is lost without a price is a matter of chance, and seed 42, this run, is the extreme:
 #
@@ -345,7 +347,8 @@ def batch_terms(policy, episodes):
 #     different, without it                     106     133     942     292     331
 #
 # With the price, 958 to 993 names were different. The reward was larger without it on four of the
-# five seeds.
+# five seeds. So the price keeps the names diverse on all five. It does not always help the taste:
+# on two seeds more names had it without a price.
 #
 # InstructGPT takes the price off the reward instead: price * (log policy(token) - log ref(token))
 # for each token that was drawn (eq. 2). Here the price is a term of its own. Its gradient leaves
@@ -586,9 +589,8 @@ def raw_reward(weights, tokens):
     the rule, too, speaks of neighbours, and this makes the pairs easy to learn.
 
     Where can it be fooled? It sees two tokens at a time, so it cannot check that a name has four
-    letters. Further pairs of liked neighbours can add to the sum, however long the name becomes.
-    And no pair has a name that was cut off before its end, so what the model says about such a name
-    was never trained.
+    letters. And no pair has a name that was cut off before its end, so what the model says about
+    such a name was never trained.
     """
     contributions = []
     for a, b in zip(tokens, tokens[1:]):
