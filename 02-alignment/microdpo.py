@@ -476,8 +476,7 @@ def main():
     rival = as_values(reference)
     show_training(train_sft(rival, pairs), len(pairs))
 
-    # How did the policy get where it is? (The KL at the end is not that of the results, which are
-    # about all prompts.)
+    # How did the policy get where it is? (The results below are about all prompts.)
     policy = copies[main_beta][len(pairs)]
     show_loss("The same pair after training", policy, reference, heldout_pairs[0], chars)
     progress = judge_copies(copies[main_beta], reference, heldout_pairs, prompts, chars)
