@@ -186,6 +186,8 @@ def test_at_the_first_letter_queries_and_keys_have_no_say(script):
     }
     plain, adapted = (script.name_logits(m, [26, 0, 1, 26]) for m in (weights, weights | some))
     assert adapted[0] == plain[0]
+    value = {key: w for key, w in adapter_of(weights).items() if "attn_wv" in key}
+    assert script.name_logits(weights | value, [26, 0, 26])[0] != plain[0]  # wv has a say
     assert adapted[1] != plain[1]
     assert adapted[2] != plain[2]
     boundary = script.first_letter_probs(weights)
@@ -350,7 +352,7 @@ def test_drawings(script, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "11 4 9" in out
     assert "nina max" in out
-    assert "100 of them" in out
+    assert "100 of 200" in out
     assert "@@" in out
     assert "#" * 20 in out
     assert out.isascii()
