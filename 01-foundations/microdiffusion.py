@@ -244,7 +244,7 @@ def init_network():
 
     Each of its outputs is a sum of n_in products, one parameter times one input. If the inputs have
     variance 1 and the parameters have variance 1 / n_in, each product has variance 1 / n_in, and
-    the sum has variance 1. So the numbers neither grow nor shrink from layer to layer.
+    the sum has variance 1. So the numbers stay of the same order.
     """
     shapes = {"layer0": (n_hidden, 2 + num_time_features + 1)}
     for layer in range(1, num_hidden_layers):
@@ -364,7 +364,7 @@ def train(model, points, alpha_bars):
 # That is the x_{t-1} that is expected if only x_t is known.
 #
 # Why fresh noise? The x_{t-1} that lead to the same x_t are not equal. They scatter around their
-# average. Samples that do not scatter with them crowd together (see walk_without_noise). How large
+# average. Samples that go from mu to mu crowd together (see walk_without_noise). How large
 # should the fresh noise be? The paper gives two extremes, for data of the variance 1 in each
 # coordinate. If the data is itself standard noise, the variance is beta_t. If the data is a single
 # point, it is beta_t * (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t), which is smaller. Ho et al. had
@@ -372,7 +372,7 @@ def train(model, points, alpha_bars):
 #
 # Why small steps? The x_{t-1} that lead to x_t are nearly Gaussian only if beta_t is small. Then
 # all of them are close to x_t, and mu with Gaussian noise describes them. If beta_t is large, they
-# may lie on several arms of the spiral, and mu lies between the arms, where no data is. In the
+# may lie at several places of the spiral, and mu lies between them, where no data is. In the
 # extreme, one step from x_T to x_0 would put every point near the mean of all data, in the empty
 # middle. After a small step there is less noise in the point. So fewer points of the data could
 # have led there, and the next guess is an average over fewer.
