@@ -1067,8 +1067,8 @@ def print_results(rows):
         print(f"{name:<26}{text:<8} {bound}".rstrip())
 
 
-# The list that is downloaded is an earlier release of the one in 01-foundations: 32,033 names
-# instead of 32,178. So the figures of a run on it are a little different.
+# Figures in comments are of runs on the list in 01-foundations, which has 32,178 names. The list
+# that is downloaded is an earlier release of it, with 32,033, and a run on it has other figures.
 NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
 NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
 print = functools.partial(print, flush=True)  # print each line at once, also into a pipe

@@ -16,6 +16,7 @@ The exit status is 1 if a run fails. A criterion that a seed misses is reported,
 
 import argparse
 import concurrent.futures
+import itertools
 import math
 import re
 import sys
@@ -122,15 +123,18 @@ def show(seeds, table, missed):
 
 def markdown(table, missed):
     """The lines for the document: a table of what varies, and a sentence for what does not."""
-    lines = ["| result | least | mean | greatest |", "| --- | --- | --- | --- |"]
-    constant = []
+    constant, cells = [], []
     for metric, (least, mean, greatest, values) in table.items():
         if len(set(values)) == 1:
             constant.append(f"`{metric}` {least}")
         else:
-            lines.append(f"| `{metric}` | {least} | {mean} | {greatest} |")
-    if len(constant) == len(table):
-        lines = []
+            cells.append(f"| `{metric}` | {least} | {mean} | {greatest} ")
+    lines = []
+    if cells:
+        lines = ["| result | least | mean | greatest " * 2 + "|", "| --- " * 8 + "|"]
+    half = (len(cells) + 1) // 2  # two results stand side by side
+    for left, right in itertools.zip_longest(cells[:half], cells[half:], fillvalue="| " * 4):
+        lines.append(left + right + "|")
     if constant:
         lines += [""] * bool(lines) + [f"The same on all five seeds: {', '.join(constant)}."]
     for metric, (criterion, where) in missed.items():
