@@ -1,37 +1,41 @@
 """A model that may look things up can answer what its weights never saw.
 
 The problem: what a language model knows, training has written into its parameters, which are also
-called its weights. It does not keep what it met only a few times. It cannot know what is newer than
-its training. And if it does not know an answer, it writes one all the same: it invents.
+called its weights. Of what it met only a few times, it keeps little. It cannot know what is newer
+than its training. And if it does not know an answer, it writes one all the same: it invents. The
+small network below shows all three.
 
 The idea of retrieval-augmented generation (RAG): keep the facts as texts outside the model. For
 each question, look for the text that fits best, and give it to the model together with the
 question. Then the model need not remember the fact. It only has to read. To add a fact, we add a
 text, and train nothing. Here the texts are 100 paragraphs about cities that do not exist.
 
-    1. add_document: note for each word of a text how often it stands there. Then we can look up
-       which texts contain a word. Such a list is called an inverted index.
+    1. add_document: note for each word which texts contain it, and how often. This is called an
+       inverted index.
     2. search: give each text points for each word that it shares with the question. A word that
        few texts contain gives more points than a word that many contain. Take the text with the
        most points. The rule is called BM25. It only counts words, so nothing has to be trained.
     3. embed_question: turn the question into a vector, the sum of one learned vector per word. It
-       has to express what is asked for, such as a river.
-    4. look: share out the reader's attention among the words of the text. Compare the vector of the
-       question with a learned vector of the word in front of each word. If a river is asked for, a
-       word behind "across" should get nearly all attention.
+       expresses what is asked for, such as a river, and of which city. With a text, only the first
+       is needed.
+    4. look: share out the reader's attention among the words of the text. Each common word has a
+       learned vector, its cue. The better the cue of a word fits the vector of the question, the
+       more attention the next word gets. If a river is asked for, a word behind "across" should get
+       nearly all attention.
     5. letters_at: collect the first letters of all words of the text, each with the attention that
        its word gets. Then do the same with the second letters, with the third, and so on.
-    6. generate: the vector of the question and the collected letters are put one behind the other.
-       From them, mlp (a small neural network, explained there) computes a number for each letter of
-       the alphabet. Write the letter with the largest number. Repeat this for the next place, until
-       the end mark is written.
+    6. generate: write the answer character by character. A small neural network, mlp, gets four
+       inputs: the vector of the question, the collected letters, the character written last, and
+       the place. It computes a number for each of 18 letters and for the end mark. Write the one
+       with the largest number. Stop at the end mark, or after six characters.
     7. train_reader: steps 3 to 6 are the reader. Train it on questions with known answers, so that
        the right letters become more probable. Nothing tells it which word to look at.
 
-So the reader is a network that copies: look finds the place, and mlp passes the letters on. If
-there is no text, mlp has to spell from memory. At the end, evaluate asks the same questions with
-the text that was found, without a text and with a wrong text. It also asks about texts that were
-added after training.
+So the reader copies: look finds the place, and the letters seen there are the answer. We need mlp
+for questions without a text, because then it has to spell from memory. With a text it should pass
+on what is seen, but memory can disturb it. At the end, evaluate asks the same questions with the
+text that was found, without a text and with a wrong text. It also asks about texts that were added
+after training.
 
 RAG is from Lewis et al. (2020). They find several texts by comparing vectors, and a pretrained
 transformer reads them. BM25 is described by Robertson & Zaragoza (2009). Copying from the input by
@@ -54,7 +58,7 @@ bm25_b = 0.75  # b of BM25: how much the length of a text counts, from 0 to 1
 num_documents = 100  # paragraphs in the index during training, about one city each
 num_added = 60  # paragraphs that are put into the index after training
 num_countries = 20  # each city lies in one of them
-num_often = 10  # cities that training asks about most when it gives no text
+num_often = 10  # the first cities, which 8 of 10 questions without a text are about
 CHARS = "aeioubdfgklmnrstvz."  # letters of the names, and the end mark
 end_mark = "."  # ends every answer
 max_answer = 6  # characters of the longest answer: five letters and the end mark
@@ -124,8 +128,8 @@ def build_index(texts):
         "lengths"     the number of words of each document
         "texts"       the text of each document
 
-    A search looks up each term of the question in the postings. So it never visits a document that
-    has none of them.
+    A search looks up each term of the question in the postings. It visits only documents that have
+    one of them. Here these are all documents, because every question has the word "the".
     """
     index = {"postings": {}, "lengths": [], "texts": []}
     for text in texts:
@@ -150,8 +154,8 @@ def idf(index, term):
     N is the number of documents, and df, the document frequency, is how many of them have the term.
     With N = 100:
 
-        df           1       10      50      100
-        idf          4.21    2.26    0.69    0.005
+        df           0       1       10      50      100
+        idf          5.31    4.21    2.26    0.69    0.005
 
     The formula of Robertson & Zaragoza lacks the 1 in front. Then idf is negative for a term that
     more than half of the documents have, and the term counts against them. With the 1, idf is
@@ -194,7 +198,7 @@ def search(index, question, k):
     """
     scores = bm25_scores(index, question)
     oldest_first = sorted(scores)
-    best_first = sorted(oldest_first, key=scores.get, reverse=True)  # keeps the order of equals
+    best_first = sorted(oldest_first, key=scores.get, reverse=True)  # equals stay oldest first
     return best_first[:k]
 
 
@@ -207,8 +211,9 @@ def best_text(index, question):
 # === THE DOCUMENTS: paragraphs about cities that do not exist ===
 #
 # All names are invented, so that the facts can be known from these texts alone. Each paragraph
-# states four facts about one city. The word in front of a name tells what the name is: a country
-# follows "in" or "of", a river "beside" or "across". This word differs in all statements below.
+# states four facts about one city. Each of the eight statements below has its own word in front of
+# the name. So the reader can tell from this word alone what the name is: a country follows "in" or
+# "of", a river "beside" or "across".
 STATEMENTS = {
     "country": ["lies in {name}", "is part of {name}"],
     "river": ["stands beside {name}", "has a bridge across {name}"],
@@ -267,8 +272,10 @@ def describe(city, facts, cities):
     random.shuffle(statements)
     sentences = []
     for statement in statements:
+        subject = city
         # The first sentence names the city. In the others it may be called "it".
-        subject = "it" if sentences and random.random() < 0.4 else city
+        if sentences and random.random() < 0.4:
+            subject = "it"
         sentences.append(f"{subject} {statement}")
     for _ in range(random.randint(1, 4)):
         remark = f"the {random.choice(THINGS)} is {random.choice(LOOKS)}"
@@ -276,10 +283,11 @@ def describe(city, facts, cities):
     return ". ".join(sentences) + "."
 
 
-# === THE QUESTIONS: in other words than the documents ===
+# === THE QUESTIONS: no document has the noun that is asked for ===
 #
-# What is asked for is named by a noun that stands in no document. So the retriever gets no points
-# for it, and the reader has to learn that a realm is found behind "in" or "of".
+# A question and its document share the city and words such as "of" and "has", but not this noun. So
+# the retriever gets no points for it, and the reader has to learn that a realm is found behind "in"
+# or "of".
 NOUNS = {
     "country": ["country", "nation", "realm"],
     "river": ["river", "stream", "waterway"],
@@ -297,7 +305,7 @@ FRAMES = [
 
 
 def ask(city, relation, heldout):
-    """A question about a city, in wording that is held out from training or in other wording.
+    """A question about a city. Training never uses the wordings with heldout=True.
 
     A wording is a noun and a frame. For each relation, 6 of 18 wordings are held out (x):
 
@@ -316,7 +324,7 @@ def ask(city, relation, heldout):
         if is_heldout == heldout:
             frames.append(frame)
     question = random.choice(frames).format(noun=noun, city=city)
-    # Small talk, in words that stand in many documents. The retriever cannot tell it from the rest.
+    # The small talk in front gives points to documents that have nothing to do with the question.
     return f"i saw the {random.choice(LOOKS)} {random.choice(THINGS)}. {question}?"
 
 
@@ -361,33 +369,33 @@ def make_batches(paragraphs):
 # === THE READER: find the answer in the text, and copy it ===
 #
 # Why does the reader copy? A plainer reader makes one vector of the question and one of the text,
-# concatenates them, and lets an mlp compute the answer. We tried two such readers, and trained both
-# on more than ten times as many questions with texts as the reader below. The first had a vector
-# for each word, and the vector of the text was their mean. (A new name has no vector, so it cannot
-# read this name at all.) In the second, each letter had a vector, which also depended on its place
-# and on the word in front. Both came to answer every question about the texts of training. Of 240
-# questions about added texts, both answered none. So they had learned answers, and not to read.
-# (The figures are in docs/implementation.md.)
+# and lets an mlp compute the answer from both. In a trial, two such readers learned nearly all
+# answers of the training texts by heart, and answered no question about added texts. (The figures
+# are in docs/implementation.md.)
 #
-# What is needed treats a name that it never saw like any other name. Two things make it possible.
-# Where the name stands can be told by the word in front of it. And a name can be copied letter by
-# letter without being known, because all letters are known.
+# So the reader has to treat a name that it never saw like any other name. Two things make this
+# possible. The word in front of the name tells where it stands. And the name can be copied letter
+# by letter without being known, because all letters are known. This works because of our texts: a
+# fixed word stands in front of each fact, and each answer is a single word.
 
 
 def make_vocab(batches):
-    """Which words have a vector, and in which row of their matrix: {"question": ..., "text": ...}.
+    """Which words have a learned vector, and in which row: {"question": ..., "cue": ...}.
 
-    "question" is {word: row} for all words of the training questions, names of cities included.
-    Row 0 belongs to no word: embed_question() adds it to every question.
+    Two matrices of the reader have a row for each of some words. vocab[matrix] is {word: row}.
 
-    "text" is {word: row} for the words that stand in at least a tenth of the training texts. No
-    name stands in so many. Row 0 is for all other words, and for the place before the first word.
+    "question" has all words of the training questions. Names of cities are among them, because
+    without a text the answer depends on the city. Row 0 is a bias. It belongs to no word, and
+    embed_question() adds it to every question.
+
+    "cue" has the words that stand in at least a tenth of the training texts. All other words share
+    row 0. So do all names but one: the country lugan stands in 12 of 100 texts.
     """
-    asked = set()
+    question_words = set()
     texts = set()
     for batch in batches:
         for example in batch:
-            asked.update(terms(example["question"]))
+            question_words.update(terms(example["question"]))
             if example["text"]:
                 texts.add(example["text"])
     counts = collections.Counter()
@@ -395,8 +403,8 @@ def make_vocab(batches):
         counts.update(set(terms(text)))  # each word once per text
     common = [word for word, count in counts.items() if count >= len(texts) / 10]
     return {
-        "question": {word: row for row, word in enumerate(sorted(asked), 1)},
-        "text": {word: row for row, word in enumerate(sorted(common), 1)},
+        "question": {word: row for row, word in enumerate(sorted(question_words), 1)},
+        "cue": {word: row for row, word in enumerate(sorted(common), 1)},
     }
 
 
@@ -407,14 +415,15 @@ def init_reader(vocab):
         cue       [1 + common words of texts][n_embd]  what a word tells about the word behind it
         last      [characters][n_embd]                 the character that was written last
         place     [max_answer][n_embd]                 how many characters are written
-        hidden    [n_hidden][n_embd + characters + n_embd]
-        output    [characters][n_hidden]
+        hidden    [n_hidden][inputs]                   the first matrix of mlp()
+        output    [characters][n_hidden]               the second matrix of mlp()
 
-    The last two are the matrices of mlp().
+    There are n_embd + characters + n_embd inputs: the vector of the question, the letters that are
+    seen, and a row of last plus a row of place.
     """
     shapes = {
         "question": (1 + len(vocab["question"]), n_embd),
-        "cue": (1 + len(vocab["text"]), n_embd),
+        "cue": (1 + len(vocab["cue"]), n_embd),
         "last": (len(CHARS), n_embd),
         "place": (max_answer, n_embd),
         "hidden": (n_hidden, n_embd + len(CHARS) + n_embd),
@@ -443,7 +452,7 @@ def embed_question(model, vocab, question):
 def words_of(text):
     """The words of a text, with an empty word in front: "it is" -> ["", "it", "is"].
 
-    The empty word can be looked at if nothing else is worth it. Without a text, it is all there is.
+    Without a text, the empty word gets all attention, and no letter is seen.
     """
     return ["", *terms(text)]
 
@@ -451,35 +460,39 @@ def words_of(text):
 def look(model, vocab, asked, words):
     """How much attention each word gets: shares that sum to 1.
 
-    `asked` [n_embd] is the vector of the question. The score of a word is asked . cue, where cue is
-    the vector of the word in front of it, and attention = softmax(scores). The word itself does not
-    count. So a name that was never seen is found as well as any other. If a country is asked for,
-    the attention should become
+    `asked` [n_embd] is the vector of the question.
 
-        word             bimi    lies    in      vaben   it      trades
-        word in front            bimi    lies    in      vaben   it
-        attention        0       0       0       1       0       0
+        score of a word = dot product of `asked` and the cue of the word in front of it
+        attention = softmax(scores)
+
+    The word itself does not count. So a name that was never seen is found as well as any other.
+    Row 0 of cue serves for the empty word, for the first word and for all words behind a rare one,
+    so they get the same attention. If a country is asked for, the attention should become
+
+        word             ""      bimi    lies    in      vaben   it      trades
+        word in front            ""      bimi    lies    in      vaben   it
+        row of cue       0       0       0       lies    in      0       it
+        attention        0       0       0       0       1       0       0
     """
-    in_front = ["", *words[:-1]]  # for each word, the one in front of it
-    rows = [vocab["text"].get(word, 0) for word in in_front]
-    # A word that stands in front of several words has one score for all of them.
-    score_of = {row: dot(asked, model["cue"][row]) for row in dict.fromkeys(rows)}
-    return softmax([score_of[row] for row in rows])
+    scores = [dot(asked, model["cue"][0])]  # of the empty word
+    for in_front in words[:-1]:
+        row = vocab["cue"].get(in_front, 0)
+        scores.append(dot(asked, model["cue"][row]))
+    return softmax(scores)
 
 
 def letters_at(attention, words, place):
     """What the reader sees when it is to write the character at `place` of its answer.
 
-    The result is [len(CHARS)]: for each character, the attention of all words that have it at this
-    place. Take two words, with an end mark behind each:
+    The result is [len(CHARS)]: for each character of CHARS, the sum of the attention of all words
+    that have it at this place. Take two words, with an end mark behind each:
 
                  attention    place 0    1    2    3    4    5
         vaben          0.9          v    a    b    e    n    .
-        hill           0.1          h    i    l    l    .
+        mill           0.1          m    i    l    l    .
 
-    At place 0, the reader sees v with 0.9 and h with 0.1. At place 1, it sees a with 0.9 and i with
-    0.1. The result has a number for each character, so it is equally long for every text. It is the
-    embedding of the text, made anew for every place.
+    At place 0, the reader sees v with 0.9 and m with 0.1. At place 4, it sees n with 0.9 and the
+    end mark with 0.1. Characters that are not in CHARS, such as h, are not seen.
     """
     seen_at_place = []  # one character per word, or "" if the word has ended, or is empty
     for word in words:
@@ -495,15 +508,17 @@ def letters_at(attention, words, place):
 def mlp(model, asked, letters, last, place):
     """A number (logit) for each character that could be written next: [len(CHARS)].
 
-    The inputs are the vector of the question, the letters that are seen, the character that was
-    written last (at first the end mark), and the place. The network is a multi-layer perceptron
-    with one hidden layer. With @ for the product of a matrix and a vector:
+    There are four inputs: the vector of the question, the letters that are seen, the character that
+    was written last (at first the end mark), and the place. The vectors of the last two are added,
+    as a GPT adds those of token and position. The network is a multi-layer perceptron with one
+    hidden layer. With @ for the product of a matrix and a vector:
 
         logits = output @ relu(hidden @ inputs)
 
-    If there is a text, it has to pass on the letter that is seen most. If not, all letters are 0,
-    and it has to spell from memory. For this it needs the question, the last character, and the
-    place. (Counts of letter pairs would not do for a reader, as no text could change them.)
+    With a text, it has to pass on the letter that is seen most. For this alone no mlp() is needed:
+    in a trial with the right texts, writing this letter without mlp() did all 400 tasks of main()
+    right, and all 240 about added texts. Without a text, all letters are 0, and mlp() has to spell
+    from memory. For this it needs the question, the last character, and the place.
     """
     last_vector = model["last"][CHARS.index(last)]
     place_vector = model["place"][place]
@@ -538,8 +553,11 @@ def answer_loss(model, vocab, question, text, answer):
     """The mean of -log p(right character), over the characters of the answer and the end mark.
 
     p = softmax(logits). The loss is 0 if every p is 1, and log(19) = 2.94 for a blind guess among
-    the 19 characters. Nothing in it says where to look. But the right character becomes more
-    probable if more of it is seen. So the gradient reaches the cues, by way of the attention.
+    the 19 characters. Nothing in it says where to look. But the gradient goes from the loss back
+    through mlp() to the letters that are seen, from there to the attention of each word, and so to
+    the cues. Once mlp() tends to write what is seen, more attention for the right word makes the
+    loss smaller. On average over 400 tasks, the right word has 0.02 of the attention at first, 0.18
+    after 120 steps, 0.68 after 360, 0.97 after 600, and 0.99 at the end.
 
     Raises ValueError if the answer has a character that is not in CHARS, and IndexError if it has
     more than max_answer - 1 characters.
@@ -558,7 +576,7 @@ def answer_loss(model, vocab, question, text, answer):
 
 
 def train_reader(model, vocab, batches):
-    """Train in place, one batch per step. Yield the mean loss of the batch before each step."""
+    """Train in place, one batch per step. Yield the mean loss of each batch before its step."""
     params = [p for matrix in model.values() for row in matrix for p in row]
     m = [0.0] * len(params)
     v = [0.0] * len(params)
@@ -583,6 +601,13 @@ def train_reader(model, vocab, batches):
 # does with a wrong text.
 
 
+def mean_losses(model, vocab, batches):
+    """The mean loss of questions with a text, and of those without one, for a reader of floats."""
+    with_text = mean([answer_loss(model, vocab, **batch[0]) for batch in batches])
+    without = mean([answer_loss(model, vocab, **batch[1]) for batch in batches])
+    return with_text, without
+
+
 def right_answer(paragraphs, task):
     """The name that a task asks for."""
     return paragraphs[task["document"]]["facts"][task["relation"]]
@@ -593,16 +618,18 @@ def evaluate(model, vocab, index, paragraphs, tasks):
 
     The documents of the index are the texts of the paragraphs, in the same order. The shares:
 
-        retrieval            the right document has the highest score
-        with_retrieval       the answer is right, with the text that was found
-        without_retrieval    the answer is right, without a text
-        right_document       the answer is right, with the right text, whether found or not
-        wrong_document       the answer is right, with the text about the next city in the list
-        wrong_copied         with this text, the answer is what it says of the next city
-        invented_with        with the text that was found, the answer is no name of any text
-        invented_without     without a text, the answer is no name of any text
+        retrieval_accuracy      the right document has the highest score
+        with_retrieval          the answer is right, with the text that was found
+        without_retrieval       the answer is right, without a text
+        right_document          the answer is right, with the right text, whether found or not
+        wrong_document          the answer is right, with the text about the next city in the list
+        wrong_document_copied   with this text, the answer is what it says of the next city
+        invented_with           with the text that was found, the answer is no name of any text
+        invented_without        without a text, the answer is no name of any text
 
-    Two cities may lie in the same country. So an answer can be right with a wrong text.
+    Two cities may lie in the same country. So an answer can be right with a wrong text, and
+    with_retrieval can be larger than retrieval_accuracy. The more documents there are, the larger
+    is the idf of a name. So retrieval_accuracy depends on the size of the index.
     """
     names = set()
     for paragraph in paragraphs:
@@ -618,12 +645,12 @@ def evaluate(model, vocab, index, paragraphs, tasks):
         blind_answer = generate(model, vocab, question, "")
         told_answer = generate(model, vocab, question, paragraphs[document]["text"])
         misled_answer = generate(model, vocab, question, paragraphs[next_document]["text"])
-        hits["retrieval"].append(search(index, question, 1) == [document])
+        hits["retrieval_accuracy"].append(search(index, question, 1) == [document])
         hits["with_retrieval"].append(answer == right)
         hits["without_retrieval"].append(blind_answer == right)
         hits["right_document"].append(told_answer == right)
         hits["wrong_document"].append(misled_answer == right)
-        hits["wrong_copied"].append(misled_answer == of_next)
+        hits["wrong_document_copied"].append(misled_answer == of_next)
         hits["invented_with"].append(answer not in names)
         hits["invented_without"].append(blind_answer not in names)
     return {name: mean(values) for name, values in hits.items()}
@@ -634,59 +661,62 @@ def main():
     started = time.perf_counter()
     random.seed(42)
 
-    # The texts, and one question to follow from start to end. The retriever needs no training.
+    # The texts, one question to follow from start to end, and the first that finds a wrong text
     taken = set(WORDS_LIKE_NAMES)
     paragraphs = make_paragraphs(num_documents, taken)
     index = build_index([paragraph["text"] for paragraph in paragraphs])
     tasks = make_tasks(paragraphs, range(num_documents))
-    show_search(index, paragraphs, tasks[0])
+    missed = [task for task in tasks if search(index, task["question"], 1) != [task["document"]]]
+    for task in tasks[:1] + missed[:1]:
+        show_search(index, paragraphs, task)
 
     # The reader. The answers to the tasks are names in its training texts; the wording is new.
     batches = make_batches(paragraphs)
     vocab = make_vocab(batches)
     model = as_values(init_reader(vocab))
     num_params = sum(len(matrix) * len(matrix[0]) for matrix in model.values())
-    print(f"\nTraining a reader of {num_params} parameters, two questions per step:")
+    print(f"Training a reader of {num_params} parameters, two questions per step:")
     losses = show_training(train_reader(model, vocab, batches), num_steps)
     model = as_floats(model)
     print(f"\nLoss along training, in nats (a blind guess costs {math.log(len(CHARS)):.2f}):")
     draw_curve(losses)
+    with_text, without = mean_losses(model, vocab, batches[-100:])
+    print(f"Final loss on the last 100 steps: {with_text:.3f} with a text, {without:.3f} without.")
     show_reading(model, vocab, index, paragraphs, tasks[0])
 
     # How often is the answer right? What does memory know of the cities that it was asked about?
     rates = evaluate(model, vocab, index, paragraphs, tasks)
-    often_tasks = make_tasks(paragraphs, list(range(num_often)) * 5)
+    often_tasks = make_tasks(paragraphs, list(range(num_often)) * 5)  # each fact five times
     often = evaluate(model, vocab, index, paragraphs, often_tasks)
+    show_answers(model, vocab, index, paragraphs, tasks[1:4] + missed[:7])
+    print(f"Often asked cities: {often['wrong_document_copied']:.2f} of wrong texts are copied.")
 
     # Add documents, and ask about them. No text and no question of training had their names.
-    added = make_paragraphs(num_added, taken)
-    for paragraph in added:
+    paragraphs += make_paragraphs(num_added, taken)
+    for paragraph in paragraphs[num_documents:]:
         add_document(index, paragraph["text"])
-    paragraphs += added
     new_tasks = make_tasks(paragraphs, range(num_documents, len(paragraphs)))
     new = evaluate(model, vocab, index, paragraphs, new_tasks)
-    missed = [task for task in tasks if search(index, task["question"], 1) != [task["document"]]]
-    show_answers(model, vocab, index, paragraphs, tasks[1:4] + missed[:2], new_tasks[:4])
+    show_answers(model, vocab, index, paragraphs, new_tasks[:4])
 
     blind = rates["without_retrieval"]
-    print_results(
-        [
-            ("questions", len(tasks), ""),
-            ("retrieval_accuracy", rates["retrieval"], ">= 0.8"),
-            ("with_retrieval", rates["with_retrieval"], f">= {blind + 0.1:.4f}"),
-            ("without_retrieval", blind, ""),
-            ("often_without_retrieval", often["without_retrieval"], f"> {blind + 0.1:.4f}"),
-            ("right_document", rates["right_document"], "> 0.95"),
-            ("wrong_document", rates["wrong_document"], "< 0.1"),
-            ("wrong_document_copied", rates["wrong_copied"], "> 0.9"),
-            ("invented_without", rates["invented_without"], ""),
-            ("invented_with", rates["invented_with"], f"< {rates['invented_without'] - 0.5:.4f}"),
-            ("new_retrieval_accuracy", new["retrieval"], ""),
-            ("new_documents", new["with_retrieval"], "> 0.8"),
-            ("new_without_retrieval", new["without_retrieval"], "< 0.02"),
-            ("runtime_seconds", time.perf_counter() - started, "< 360"),
-        ]
-    )
+    rows = [
+        ("questions", len(tasks), ""),
+        ("retrieval_accuracy", rates["retrieval_accuracy"], ">= 0.8"),
+        ("with_retrieval", rates["with_retrieval"], f">= {blind + 0.1:.4f}"),
+        ("without_retrieval", blind, ""),
+        ("often_without_retrieval", often["without_retrieval"], f"> {blind + 0.1:.4f}"),
+        ("right_document", rates["right_document"], "> 0.95"),
+        ("wrong_document", rates["wrong_document"], "< 0.1"),
+        ("wrong_document_copied", rates["wrong_document_copied"], "> 0.9"),
+        ("invented_without", rates["invented_without"], ""),
+        ("invented_with", rates["invented_with"], f"< {rates['invented_without'] - 0.5:.4f}"),
+        ("new_retrieval_accuracy", new["retrieval_accuracy"], ""),
+        ("new_documents", new["with_retrieval"], "> 0.8"),
+        ("new_without_retrieval", new["without_retrieval"], "< 0.02"),
+        ("runtime_seconds", time.perf_counter() - started, "< 360"),
+    ]
+    print_results(rows)
 
 
 # === DRAWING: nothing below is needed to understand the algorithm ===
@@ -694,11 +724,10 @@ def show_search(index, paragraphs, task):
     """Print the BM25 scores of three documents for one question, term by term."""
     question = task["question"]
     best = search(index, question, 3)
-    print(f"One question to {len(index['texts'])} documents: {question}")
-    print(
-        "The three best documents, named by their cities, and the points for each term. df is how"
-    )
-    print("many documents have the term, and tf how often this one has it. No tf means no points.")
+    city = paragraphs[task["document"]]["city"]
+    print(f"A question about {city} to {len(index['texts'])} documents: {question}")
+    print("The three best are named by their cities. df documents have the term, and each of the")
+    print("three has it tf times. If tf is 0, the document gets no points for the term.")
     cities = [paragraphs[document]["city"] for document in best]
     print(" " * 22 + "".join(f"{city:>16}" for city in cities))
     print(f"{'term':<10}{'df':>4}{'idf':>8}" + "      tf  points" * len(best))
@@ -715,7 +744,7 @@ def show_search(index, paragraphs, task):
     print(f"{'score':<22}" + "".join(f"{scores[document]:16.3f}" for document in best))
     lengths = [index["lengths"][document] for document in best]
     print(f"{'words in the text':<22}" + "".join(f"{length:16}" for length in lengths))
-    print(f"The best text: {best_text(index, question)}")
+    print(f"The best text: {best_text(index, question)}\n")
 
 
 def show_reading(model, vocab, index, paragraphs, task):
@@ -725,7 +754,7 @@ def show_reading(model, vocab, index, paragraphs, task):
     asked = embed_question(model, vocab, question)
     attention = look(model, vocab, asked, words)
     print(f"\nThe same question: {question}")
-    print("The three words that get most attention, each behind the word in front of it:")
+    print("The three words that get most attention, with the word in front and the attention:")
     by_attention = sorted(range(1, len(words)), key=lambda i: attention[i], reverse=True)
     for i in by_attention[:3]:
         print(f"{words[i - 1]:>12} {words[i]:<8}{attention[i]:6.3f}")
@@ -733,7 +762,7 @@ def show_reading(model, vocab, index, paragraphs, task):
     print("place   seen      written")
     answer = generate(model, vocab, question, best_text(index, question))
     last = end_mark
-    for place, char in enumerate(answer + end_mark):
+    for place, char in enumerate((answer + end_mark)[:max_answer]):
         letters = letters_at(attention, words, place)
         most_seen = CHARS[letters.index(max(letters))]
         probs = softmax(mlp(model, asked, letters, last, place))
@@ -743,20 +772,15 @@ def show_reading(model, vocab, index, paragraphs, task):
     print(f"The right answer is {right_answer(paragraphs, task)}.")
 
 
-def show_answers(model, vocab, index, paragraphs, tasks, new_tasks):
+def show_answers(model, vocab, index, paragraphs, tasks):
     """Print questions, the city of the document that is found, and what the reader answers."""
-    print(
-        "\nSome questions. First the city whose text was found, then the answer with this text, the"
-    )
-    print("answer without, and the right answer. The last two questions above the line get a wrong")
-    print("text. Those below it are about added documents.")
+    print(f"\nSome questions to {len(index['texts'])} documents. * marks a wrong text:")
     print("text of   answer   without a text   right    question")
-    for task in tasks + [None] + new_tasks:
-        if task is None:
-            print("-" * 8)
-            continue
+    for task in tasks:
         question = task["question"]
-        city = paragraphs[search(index, question, 1)[0]]["city"]
+        found = search(index, question, 1)[0]
+        mark = "" if found == task["document"] else " *"
+        city = paragraphs[found]["city"] + mark
         answer = generate(model, vocab, question, best_text(index, question))
         blind_answer = generate(model, vocab, question, "")
         right = right_answer(paragraphs, task)
