@@ -1104,18 +1104,17 @@ def floats(xs):
 def dot(a, b):
     """a[0] * b[0] + a[1] * b[1] + ..., as one node of the graph.
 
-    A GPT consists mostly of dot products. With 16 numbers in a and b, * and + would make 31 nodes,
-    which all have to be created and walked through. One node is enough, because the derivatives
-    are known. With s = dot(a, b):
+    Networks consist mostly of dot products. With 16 numbers in a and b, * and + would make 31
+    nodes, which all have to be created and walked through. One node is enough, because the
+    derivatives are known. With s = dot(a, b):
 
         ds/da[i] = b[i]        ds/db[i] = a[i]
 
     Tensor libraries go further in the same direction: there, a whole matrix product is one node.
 
-    a and b are each a list of Values or a list of floats. They may be the same list, as in
-    rmsnorm(): then each element is an input twice, and backward() adds up both contributions. The
-    result is a Value if one of them holds Values, else a float. Raises ValueError if the lengths
-    differ.
+    a and b are each a list of Values or a list of floats. They may be the same list: then each
+    element is an input twice, and backward() adds up both contributions. The result is a Value if
+    one of them holds Values, else a float. Raises ValueError if the lengths differ.
     """
     xs = floats(a)
     ys = floats(b)
@@ -1327,7 +1326,7 @@ def adam_step(params, m, v, step, rate):
 
     Plain gradient descent is p.data -= rate * p.grad. Adam (Kingma & Ba 2015, algorithm 1) improves
     on it in two ways. It takes a running average m of the gradient, because the gradient of a
-    single name is noisy. And it divides by the root of v, a running average of the squared
+    single step is noisy. And it divides by the root of v, a running average of the squared
     gradient. So it does not matter whether all gradients of a parameter are large or small: the
     parameter moves by about `rate` if they agree in sign, and by much less if they do not. m and v
     have one number per parameter, and step counts 1, 2, ...
