@@ -107,6 +107,11 @@ def test_shares_of_the_comment(script):
     assert script.softmax(best)[0] == pytest.approx(0.24, abs=0.005)
 
 
+def test_example_of_normalize_backward(script):
+    found = script.normalize_backward([3.0, 4.0], [1.0, 0.0])
+    assert found == pytest.approx([0.128, -0.096], abs=1e-12)
+
+
 def test_loss_against_its_definition(script):
     """The loss is the mean of -log of the share of the own misspelling."""
     rows = gaussian(8, script.n_embd)
@@ -276,27 +281,11 @@ def test_judge(script, monkeypatch):
 def test_count_vectors_against_dense_cosine(script):
     names = ["anna", "hannah", "bob"]
     ngrams = sorted({ngram for name in names for ngram in script.ngrams(name)})
-    names_with = script.count_names_with(names)
-    for name in names:
-        for ngram in ngrams:
-            assert (ngram in script.ngrams(name)) <= (names_with[ngram] > 0)
-    assert [names_with[n] for n in ("a", "n", "b", "nn", "h$", "zz")] == [2, 2, 1, 2, 1, 0]
     for a, b in itertools.product(names, repeat=2):
-        plain_a, plain_b = ([script.ngrams(n).count(g) for g in ngrams] for n in (a, b))
-        idf = [math.log(20 / (1 + sum(g in script.ngrams(n) for n in names))) for g in ngrams]
-        weighted_a, weighted_b = ([x * w for x, w in zip(p, idf)] for p in (plain_a, plain_b))
-        pairs = [
-            (plain_a, plain_b, script.count_vector(a), script.count_vector(b)),
-            (
-                weighted_a,
-                weighted_b,
-                script.tfidf_vector(a, 20, names_with),
-                script.tfidf_vector(b, 20, names_with),
-            ),
-        ]
-        for x, y, ours_x, ours_y in pairs:
-            cosine = product(x, y) / math.sqrt(product(x, x) * product(y, y))
-            assert script.sparse_dot(ours_x, ours_y) == pytest.approx(cosine, abs=1e-12)
+        x, y = ([script.ngrams(n).count(g) for g in ngrams] for n in (a, b))
+        cosine = product(x, y) / math.sqrt(product(x, x) * product(y, y))
+        ours = script.sparse_dot(script.count_vector(a), script.count_vector(b))
+        assert ours == pytest.approx(cosine, abs=1e-12)
 
 
 def edit_distance_by_recursion(a, b):
@@ -320,12 +309,13 @@ def test_edit_distance(script):
         assert script.edit_distance(a, b) == edit_distance_by_recursion(a, b)
 
 
-def test_the_examples_are_misspellings_of_held_out_names(script):
+def test_the_examples_are_misspellings_of_held_out_names(script, monkeypatch):
+    monkeypatch.setattr(script.random, "choice", lambda errors: errors)
     names = set(script.load_names())
     for name, misspelling in script.example:
         assert name in script.probes
         assert misspelling not in names
-        assert sorted(name) == sorted(misspelling)
+        assert misspelling in script.corrupt(name)
 
 
 def test_drawings(script, capsys, monkeypatch):
@@ -339,6 +329,6 @@ def test_drawings(script, capsys, monkeypatch):
     script.show_figures({"way": script.judge(embed.get, script.dot, names, ["bob"])})
     drawn = capsys.readouterr().out
     assert len(drawn.split()) > 100
-    assert "hnanah" in drawn
+    assert "hannh" in drawn
     assert drawn.isascii()
     assert random.getstate() == state
