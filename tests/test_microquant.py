@@ -35,7 +35,6 @@ def test_drawings(script, capsys):
     script.show_five_weights(script.five_weights)
     script.show_outlier(script.five_weights, script.outlier_row, 4)
     script.show_weights({"w": [[1.0, -1.0], [1.0, -1.0]], "v": [[100.0, -100.0]]})
-    script.show_rows([[-1.0, 0.0, 1.0], [0.5, 0.0, 0.0]], 2)
     drawn = capsys.readouterr().out
     assert drawn.isascii()
     assert drawn.count(" 50.0 ") == 2  # percent at -1 and 1 of each matrix's own usual weight
@@ -127,6 +126,8 @@ def test_zero_point_in_closed_form(script):
     grid = script.zero_point([-1.0, 0.0, 0.6, 2.0], 4)
     assert grid == (pytest.approx(0.2), -3)  # 5 times 0.2 below 0.0, 10 times above it
     assert script.quantize([-1.0, 0.0, 0.6, 2.0], grid, 4) == [-8, -3, 0, 7]
+    assert script.zero_point([-1.5, 13.5], 4) == (1.0, -6)
+    assert script.quantize([-1.5, 13.5], script.Grid(1.0, -6), 4) == [-8, 7]  # 8 has no place
     assert script.zero_point([0.5, 7.5], 4) == (0.5, -8)  # from 0.0, not from 0.5
     assert script.zero_point([-7.5, -0.5], 4) == (0.5, 7)
     assert script.zero_point([0.0], 4) == (1.0, -8)
@@ -223,7 +224,7 @@ def test_restore_needs_only_the_bytes(script, grid, bits, per_row):
         zero_bytes = math.ceil(num_scales * bits / 8) if grid == "zero_point" else 0
         sizes = [math.ceil(rows * columns * bits / 8), 4 * num_scales, zero_bytes]
         assert [len(part) for part in stored] == sizes
-        restored = script.restore(stored, rows, columns, bits)
+        restored = script.restore(stored, rows, columns, method)
         assert flat(restored) == pytest.approx(referenced(matrix, bits, grid, per_row), abs=1e-9)
         assert [len(row) for row in restored] == [columns] * rows
 
@@ -236,7 +237,7 @@ def test_zeros_are_stored(script):
     ):
         stored = script.compress(matrix, method)
         assert stored.zeros == bytes([zeros])
-        assert script.restore(stored, len(matrix), 2, 4) == matrix
+        assert script.restore(stored, len(matrix), 2, method) == matrix
 
 
 def test_an_outlier_harms_the_rows_that_share_its_scale(script):
@@ -247,8 +248,8 @@ def test_an_outlier_harms_the_rows_that_share_its_scale(script):
         (False, [0.6, -0.3, 0.0, 0.3, 0.0]),
         (True, [0.7, -0.2, 0.0, 0.3, -0.1]),
     ):
-        stored = script.compress(matrix, script.Method(4, script.absmax, per_row))
-        restored = script.restore(stored, 2, 5, 4)
+        method = script.Method(4, script.absmax, per_row)
+        restored = script.restore(script.compress(matrix, method), 2, 5, method)
         assert flat(restored) == pytest.approx(first_row + outlier_row)
 
 
@@ -278,12 +279,12 @@ def test_output_errors(script):
     pairs = list(zip(matrix, restored))
     errors = [[b - a for a, b in zip(row, other)] for row, other in pairs]
     without_signs = [[abs(e) for e in row] for row in errors]
-    sizes, moved, uncancelled = [], [], []
+    sizes, moved, worst = [], [], []
     for x in inputs:
-        sizes += map(abs, matvec(matrix, x))
-        moved += map(abs, matvec(errors, x))
-        uncancelled += matvec(without_signs, [abs(xi) for xi in x])
-    expected = [statistics.fmean(numbers) for numbers in (sizes, moved, uncancelled)]
+        sizes += matvec(matrix, x)
+        moved += matvec(errors, x)
+        worst += matvec(without_signs, [abs(xi) for xi in x])
+    expected = [math.hypot(*xs) / math.sqrt(len(xs)) for xs in (sizes, moved, worst)]
     assert script.output_errors(matrix, restored, inputs) == pytest.approx(expected)
 
 
@@ -310,7 +311,7 @@ def test_round_model_and_measure(script, grid):
     for bits, per_row in itertools.product((8, 4), (False, True)):
         method = script.Method(bits, getattr(script, grid), per_row)
         found = script.measure(model, method, heldout, losses)
-        assert found[:3] == script.round_model(model, method)
+        assert found.model == script.round_model(model, method)
         assert list(found.model) == list(model)
         for name, matrix in model.items():
             expected = referenced(matrix, bits, grid, per_row)
@@ -318,6 +319,8 @@ def test_round_model_and_measure(script, grid):
             off = math.fsum((a - b) ** 2 for a, b in zip(flat(matrix), expected))
             size = math.fsum(w * w for w in flat(matrix))
             assert found.errors[name] == pytest.approx(math.sqrt(off / size))
+        mean_error = statistics.fmean(found.errors.values())
+        assert script.mean_error(model, method) == pytest.approx(mean_error)
         assert found.weight_bytes == PARAMS * bits / 8
         groups = [len(matrix) if per_row else 1 for matrix in model.values()]
         zeros = sum(math.ceil(n * bits / 8) for n in groups) if grid == "zero_point" else 0
@@ -340,3 +343,13 @@ def test_difference_and_worst_ratio(script):
 def test_enlarged_errors_are_differences_times_a_factor(script):
     model, restored = {"a": [[1.0, 2.0], [3.0, -4.0]]}, {"a": [[1.5, 2.0], [2.0, -4.25]]}
     assert script.enlarge_errors(model, restored, 2) == {"a": [[2.0, 2.0], [1.0, -4.5]]}
+    assert script.enlarge_errors(model, restored, -1) == {"a": [[0.5, 2.0], [4.0, -3.75]]}
+
+
+def test_mixed_weights_only_change_places(script):
+    matrix, state = gaussian(5, 16), random.getstate()
+    mixed = script.mixed(matrix)
+    assert random.getstate() == state
+    assert [len(row) for row in mixed] == [16] * 5
+    assert sorted(flat(mixed)) == sorted(flat(matrix))
+    assert max(len(set(row) & set(other)) for row, other in zip(matrix, mixed)) < 12
