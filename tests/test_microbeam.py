@@ -17,7 +17,6 @@ END = 2  # the boundary of the toy models, which have two letters
 def test_what_the_run_shows(run):
     m = run.metrics
     assert m["beam_losses"] < 10  # of 100 prompts
-    assert m["accepted_per_examined"] >= m["accepted_per_drafted"]
     assert m["draft_distance"] > 3 * m["speculative_distance"]
 
 
@@ -203,8 +202,10 @@ def test_all_ways_to_change_and_what_is_written(script, monkeypatch):
     expected = {"greedy": [script.greedy(model, prompt) for prompt in prompts]}
     for title in ("plain", "temperature", "top-k", "top-p"):
         expected[title] = [script.sampling(model, t, ways[title]) for t in prompts + prompts]
-    for width in (2, 4, 8):
+    for width in (2, 4, 8, 27):
         expected[f"beam {width}"] = [script.beam_search(model, t, width) for t in prompts]
+    every = [all_texts(model, prompt, 6) for prompt in prompts]
+    expected["exact"] = [list(max(found, key=found.get)) for found in every]
     assert texts == expected
     assert script.count_invalid(texts, prompts, 8) == 0
     random.seed(1)
@@ -260,7 +261,7 @@ def test_searches_against_the_list_of_all_texts(script, short):
             assert text.tokens == list(best)
             assert text.log_prob == pytest.approx(math.log(texts[best]))
         greedy_texts = [script.greedy(model, prompt)]
-        assert script.search_all(model, [prompt], greedy_texts)[0].tokens == list(best)
+        assert script.search_all(model, [prompt], greedy_texts) == [list(best)]
         better += greedy_texts[0] != list(best)
     assert better > 3  # or the test says nothing
 
@@ -526,9 +527,29 @@ def test_counts_of_texts(script):
     assert script.real_share(texts, ["b", "cd"], CHARS) == 3 / 4
     wrong = [([1, 2], []), ([3], [])], [([1], []), ([3], [])], [([0], []), ([9], [])]
     assert script.count_changed(script.texts_of(dict(enumerate(wrong))), [[1], [3]]) == 3
-    empty = script.Beginning([26, 1, 2, 26], -1.0)
-    longer = script.Beginning([26, 1, 2, 3, 26], -1.0)
-    assert script.count_empty([empty, longer, empty]) == 2
+    assert script.empty_share([[26, 1, 2, 26], [26, 1, 2, 3, 26], [26, 2, 2, 26]]) == 2 / 3
+
+
+def test_how_probable_the_end_is(script):
+    assert script.mean_end_prob(toy(1), [[END, 0, 1], [END, 1, 1]]) == pytest.approx(
+        (toy(1)([END, 0, 1])[END] + toy(1)([END, 1, 1])[END]) / 2
+    )
+    assert script.end_share(["al", "ala", "bo", "bob", "anna"]) == 2 / 5
+
+
+def test_texts_of_the_tiny_tree_from_mere_guesses(script, short, exactly):
+    def run():
+        tokens, _ = script.speculative_sampling(script.tiny_tree, script.blind, [5], 1)
+        return script.spell(tokens, "abcde")
+
+    assert math.fsum(script.blind([5])) == pytest.approx(1)
+    close(exactly(run), {"ac": 0.24, "ad": 0.18, "ae": 0.18, "bc": 0.36, "bd": 0.04})
+
+
+def test_text_distance(script):
+    ac, bc, impossible = [5, 0, 2, 5], [5, 1, 2, 5], [5, 3, 5]
+    assert script.text_distance([ac, bc, bc, bc]) == pytest.approx(0.25 - 0.24 + 0.75 - 0.36)
+    assert script.text_distance([ac, impossible]) == pytest.approx(0.5 - 0.24 + 0.5)
 
 
 def test_is_valid(script):
@@ -551,20 +572,22 @@ def test_draws_of_one_token(script):
 
 
 def test_drawings(script, capsys):
-    script.show_tiny_examples()
+    script.show_tiny_tree()
+    script.show_tiny_draft()
     out = capsys.readouterr().out
     assert "0.4 * 0.9 = 0.36" in out
     assert "replaced by a with 0.25 or c with 0.75" in out
     a, r, i, z = (CHARS.index(letter) for letter in "ariz")
     calls = [script.Call([a, r, z], 2, [a, r, i]), script.Call([a, 26], 2, [a, 26])]
     script.show_calls([([], calls)], [script.encode("m", CHARS)[:-1]], CHARS)
-    assert "m | ar(z)I | a." in capsys.readouterr().out
+    assert "m | ar(z)[i] | a." in capsys.readouterr().out
     model, prompts = toy(1, 27), [[26, 1, 2]]
     texts = script.write_all(model, prompts)
     log_probs = {title: script.log_probs_of(model, texts[title]) for title in texts}
     script.show_changes(model([26]), [26], CHARS)
     script.show_strategies(texts, log_probs, prompts, ["anna"], CHARS)
-    script.show_best([script.Beginning(texts["greedy"][0], -1.0)], texts["greedy"], [-1.0], CHARS)
+    script.show_ends(0.01, 0.002)
+    script.show_tiny_texts({"gamma 1": [[5, 0, 2, 5], [5, 1, 2, 5]]})
     script.show_savings({"greedy": {2: [([], calls)]}}, 0.3)
     script.show_distributions([0.5] * 2, [0.4, 0.6], [1.0, 0.0], [0.0, 1.0], [26], CHARS)
     out = capsys.readouterr().out
