@@ -7,7 +7,9 @@ already holds what decides this prediction. To make use of it, training needs to
 of the prediction depends on h_1. This dependence is a gradient, and the chain rule finds it: go
 back from the end, and multiply by the derivative of each update on the way. If every update halves
 the gradient, the 15 updates from h_16 back to h_1 leave 0.5^15 = 0.00003 of it. It vanishes, and
-training cannot learn from what the state was at the beginning.
+training can hardly learn from what the state was at the beginning. This script measures how much of
+the gradient gets back. It does not test whether that helps: names are no task in which an early
+token decides a late prediction.
 
 The idea: give every number of the state a gate, which is a number z between 0 and 1. It decides how
 much of the old number is replaced:
@@ -15,47 +17,43 @@ much of the old number is replaced:
     new = (1 - z) * old + z * candidate
 
 If z is 0, the old number stays. If z is 1, the candidate takes its place. On the direct way from
-new to old, the gradient is multiplied by 1 - z and by nothing else. With z = 0.02, 15 updates leave
-0.98^15 = 0.74 of it. With z = 0.5, they leave 0.5^15 again. So a gate alone is of little help. It
-has to be set so that z is small, at least for a part of the state. A small z has a price: such a
-number also takes in only 2 % of each new candidate. So most of the state gets a z near 1.
+new to old, the gradient is multiplied by 1 - z and by nothing else. With z = 0.018, 15 updates
+leave 0.982^15 = 0.76 of it. With z = 0.5, they leave 0.5^15 again. So a gate alone is of little
+help: z has to be small, at least for some numbers of the state. Such a number takes in only 2 % of
+each candidate, and the candidate gets only 2 % of its gradient. So most numbers get a z near 1.
 
     1. rnn_cell: the plain update. Mix the token and the old state by matrices, add a bias (a number
        that depends on neither), and squeeze the result between -1 and 1 with tanh.
-    2. gru_cell: the update with gates. Such an update is called a gated recurrent unit (GRU). It
-       computes z and the candidate from the token and the old state, and blends old and candidate.
-    3. init_rnn and init_gru: random matrices of the same sizes for both. The gate is set by its
-       bias: with a bias of -4, z starts near 0.02, and with 3 it starts near 0.95. 6 of the 32
-       numbers get the first, and the others the second.
+    2. gru_cell: the update with gates, called a gated recurrent unit (GRU). It computes z and the
+       candidate from the token and the old state, and blends old and candidate. A second gate, r,
+       decides how much of the old state the candidate may depend on.
+    3. init_rnn and init_gru: random matrices, drawn with the same standard deviations for both. The
+       bias sets z: with -4 it starts near 0.018, for 6 of the 32 numbers, and with 3 near 0.95.
     4. Two controls, because initial values decide much here. One is the RNN with a recurrent matrix
        that by itself shortens no gradient (orthogonal). The other is the GRU with gate biases of 0,
-       so that z starts near 0.5. Each has all other initial values in common with its network.
+       so that z starts near 0.5. A control differs from its network in these values alone.
     5. train: train all four on the same names, with the same number of steps.
     6. state_gradients: take the loss of the last prediction alone, and compute its gradient with
        respect to each state, h_1 to h_16. grad_ratio: the size of the gradient with respect to h_1,
        divided by that with respect to h_16. It is near 0 if the gradient vanishes on the way.
-    7. token_gradient: the same with respect to the numbers that the first token puts into the
-       cell. A slow number takes in little, so the GRU's lead is not found here.
+
+A small z keeps the gradient, and it need not come from a gate. A GRU trained with each z fixed at
+what its bias gives, and with r = 1, had a ratio of 0.345 and a loss of 2.434. (With gates, they are
+0.278 and 2.427.) A gate makes z depend on token and state. No figure here shows what this is worth.
+Nor do the losses rank the cells. With the seeds 42 to 49, the GRU's was always below the RNN's, and
+with a learning rate that falls to 0, it was always above.
 
 The RNN is that of Elman (1990), with tanh in place of his logistic function. The GRU is by Cho et
-al. (2014), whose z is the 1 - z of this script. That gradients vanish was shown by Bengio et al.
-(1994). Setting gates by their biases follows Tallec and Ollivier (2018). Orthogonal initial
-matrices come from Saxe et al. (2014), who studied deep linear networks, and were taken to recurrent
-ones by Le et al. (2015, with the identity) and others. Karpathy's makemore (2022) has the same two
-cells. In production, gradients are also clipped, because a network whose gradients do not shrink
-can let them grow without limit (Pascanu et al. 2013).
-
-What this script does not show is that names need such a memory. They are short, and all four
-networks end with nearly the same loss.
+al. (2014), whose z is the 1 - z of this script. Bengio et al. (1994) showed that gradients vanish.
+Gate biases follow Tallec and Ollivier (2018), orthogonal matrices Saxe et al. (2014). Karpathy's
+makemore (2022) has both cells. Production code also clips gradients (Pascanu et al. 2013).
 
 What each generation gained: the RNN has a memory of any length in principle. LSTM (Hochreiter and
-Schmidhuber 1997, forget gate by Gers et al. 2000) and GRU have gates, so that gradients can get
-through this memory. The transformer (Vaswani et al. 2017, see microgpt) has no state to get
-through. It reaches any earlier token in one step and trains on all positions at once, at a cost
-that grows with the square of the length.
+Schmidhuber 1997) and GRU have gates that can keep its gradients. The transformer (Vaswani et al.
+2017, see microgpt) reaches any earlier token in one step and trains on all positions at once, at a
+cost that grows with the square of the length.
 """
 
-import collections
 import functools
 import hashlib
 import itertools
@@ -67,20 +65,21 @@ import urllib.request
 
 # === CONSTANTS ===
 n_hidden = 32  # numbers in the state; one of them is called a unit
-seq_len = 16  # tokens to read at most: the mark of a name's begin and the 15 letters of the longest
+seq_len = 16  # tokens to read at most: the boundary and the longest name's 15 letters
 num_steps = 3000  # training steps of each network, one name each
 learning_rate = 0.1  # a step moves a parameter by this times its gradient
-std_input = 0.3  # standard deviation of the initial weights of tokens, and of predictions
-std_recurrent = 0.1  # standard deviation of the initial weights from the old state to the new one
+std_input = 0.3  # std of the first weights from token to state, and from state to prediction
+std_recurrent = 0.1  # standard deviation of the first weights from the old state to the new one
 num_slow = 6  # units of the GRU whose gate is set to keep them, called slow units
-bias_slow = -4.0  # bias of the gates of slow units: z starts near sigmoid(-4) = 0.02
+bias_slow = -4.0  # bias of the gates of slow units: z starts near sigmoid(-4) = 0.018
 bias_fast = 3.0  # bias of the gates of all other units: z starts near sigmoid(3) = 0.95
 num_heldout = 1000  # names to judge by; no training step sees them
-num_sequences = 100  # texts of 16 tokens, made of names one after the other, to measure gradients
-num_samples = 200  # names that the RNN and the GRU write
+num_sequences = 100  # texts to measure gradients on: 16 tokens to read, and one to predict
+num_samples = 8  # names that the RNN and the GRU write
 temperature = 0.5  # of writing: below 1, tokens that are probable become more probable still
 
 # === BORROWED from microgpt.py: what you need to know of it ===
+# The code stands at the end of this file, under REPEATED.
 # - Value(data, inputs, local_grads) is a number that remembers how it was computed: from which
 #   inputs, and with which derivative for each. loss.backward() adds d(loss)/d(value) to the .grad
 #   of every Value that the loss was computed from.
@@ -90,10 +89,9 @@ temperature = 0.5  # of writing: below 1, tokens that are probable become more p
 # - dot(a, b) is the dot product of two vectors. linear(x, matrix) is the product of a matrix with
 #   a vector: the dot product of each row with x.
 # - softmax() turns scores into probabilities. log() treats numbers below 1e-10 as 1e-10.
-# - encode() turns a name into tokens, with the same boundary token in front and behind. Its number
-#   is len(chars), one more than that of the last letter. spell() turns tokens back into letters.
-# - is_pronounceable() asks whether a name has a vowel, no four consonants in a row, and only such
-#   groups of three letters as are in common_trigrams(): those of at least five real names.
+# - encode() turns a name into tokens, with the same boundary token in front and behind. The number
+#   of the boundary is len(chars), one more than that of the last letter. spell() turns tokens back
+#   into letters.
 
 
 # === TOOLS: operations that are one Value each ===
@@ -118,9 +116,9 @@ def add(*vectors):
     """The sum of vectors [n] of Values or floats, number by number: [n].
 
     Each number of the result is one Value, however many terms it has. Its derivative by each term
-    is 1. Some vectors can be made of floats: in training the first state is, and where gradients
-    with respect to states are measured, the matrices are. Floats get no gradient. If all vectors
-    are made of floats, so is the result.
+    is 1. Some vectors can be made of floats: where gradients with respect to states are measured,
+    what comes from the token and from the bias is. Floats get no gradient. If all vectors are made
+    of floats, so is the result.
     """
     totals = [0.0] * len(vectors[0])
     for vector in vectors:
@@ -167,11 +165,10 @@ def blend(z, old, candidate):
 # to go through 15 cells to get from h_16 back to h_1. Token 1 of a name is the boundary, a token
 # that stands before each name and after it.
 #
-# Both cells contain products W x of a matrix with the token x. In these formulas, a token is a
-# vector of zeros with a single 1, whose place says which token it is (one-hot). Such a product
-# picks one column of W. So for each token, the models keep this column as a row of a table, and
-# model["w_xh"][token] is W_xh x. The other matrices are kept as they are in the formulas, and a
-# bias is kept as a matrix with a single row.
+# In the formulas, a token x is a vector of zeros with a single 1, whose place says which token it
+# is (one-hot). So the product W_xh x is a column of W_xh. The models keep the column of each token
+# as a row of a table, so that model["w_xh"][token] is W_xh x. The matrices for the state are kept
+# as they are in the formulas. A bias is kept as a matrix with a single row.
 
 
 def rnn_cell(model, token, h):
@@ -179,18 +176,29 @@ def rnn_cell(model, token, h):
 
         h_t = tanh(W_xh x_t + W_hh h_{t-1} + b_h)
 
-    On the way back from h_t to h_{t-1}, the gradient passes tanh first, whose derivative is
-    1 - h_t^2 and so at most 1, and then W_hh. Write g for the gradient with respect to h_t:
+    On the way back from h_t to h_{t-1}, the gradient passes tanh and then W_hh. An example with two
+    units: let the gradient with respect to h_t = [0.6, 0] be [1, 2], and W_hh = [[0.5, 0.2],
+    [0.1, 0.3]].
 
-        back[i] = (1 - h_t[i]^2) * g[i]
-        d(loss)/d(h_{t-1}[j]) = sum over i of W_hh[i][j] * back[i]
+        tanh    Its derivative is 1 - h_t^2, at most 1: here 0.64 and 1. It leaves [0.64, 2].
+        W_hh    Unit 0 of h_{t-1} goes into unit 0 of h_t with the weight 0.5, and into unit 1 with
+                0.1. It gets back what both pass on: 0.5 * 0.64 + 0.1 * 2 = 0.52. Unit 1 gets
+                0.2 * 0.64 + 0.3 * 2 = 0.728. (The weights in a column of W_hh belong together.)
 
-    because number j of h_{t-1} has a part in every number i of h_t, by W_hh[i][j]. The matrix is
-    the same at every token. If it shortens gradients, they shrink exponentially with the number of
-    tokens.
+    The length of the gradient has fallen from 2.24 to 0.89. The matrix is the same at every token.
+    If it shortens gradients, they shrink exponentially with the number of tokens.
     """
     mixed = add(model["w_xh"][token], linear(h, model["w_hh"]), model["b_h"][0])
     return [tanh(m) for m in mixed]
+
+
+def update_gate(model, token, h):
+    """z for every unit, from the state h [n_hidden] before the token: [n_hidden].
+
+    z = sigmoid(W_xz x + W_hz h + b_z)
+    """
+    z_mixed = add(model["w_xz"][token], linear(h, model["w_hz"]), model["b_z"][0])
+    return [sigmoid(m) for m in z_mixed]
 
 
 def gru_cell(model, token, h):
@@ -199,19 +207,24 @@ def gru_cell(model, token, h):
     The update gate z decides, unit by unit, what becomes of the old state:
 
         z = 0    The old number is kept. The gradient passes the cell unchanged, by the direct way.
-        z = 1    The old number is replaced by the candidate. The direct way is closed. A gradient
-                 can only get back through the matrices that made the candidate.
+        z = 1    The old number is replaced by the candidate, and the direct way is closed.
 
-    The reset gate r decides how much of the old state the candidate may see. With z alone, a unit
-    could not forget: z = 1 replaces it by the candidate, but the candidate is computed from the
-    old state, the unit itself included. With r = 0, the candidate depends on the token alone. (How
-    much r is worth on names is not measured here.)
+    The reset gate r decides how much of the old state the candidate may see. With r = 0, the
+    candidate depends on the token alone. So the network can choose, by token and state, which part
+    of the past the candidate ignores. (How much r is worth on names is not measured here.)
 
-    With r = 1 and z = 1 for all units, the cell is the same as rnn_cell().
+    Four ways lead back from h_t to h_{t-1}. Their factors:
+
+        direct               1 - z, unit by unit, without a matrix
+        by the candidate     z, the derivative of tanh, W_hh, r
+        by z                 candidate - old, z * (1 - z), W_hz
+        by r                 z, the derivative of tanh, W_hh, h_{t-1}, r * (1 - r), W_hr
+
+    With z near 0, the last three are nearly closed. With r = 1 and z = 1 for all units, only the
+    second is open, and the cell is the same as rnn_cell().
     """
     # z = sigmoid(W_xz x + W_hz h + b_z): how much of each unit to replace
-    z_mixed = add(model["w_xz"][token], linear(h, model["w_hz"]), model["b_z"][0])
-    z = [sigmoid(m) for m in z_mixed]
+    z = update_gate(model, token, h)
 
     # r = sigmoid(W_xr x + W_hr h + b_r): how much of each unit the candidate may see
     r_mixed = add(model["w_xr"][token], linear(h, model["w_hr"]), model["b_r"][0])
@@ -252,9 +265,10 @@ def init_rnn(vocab_size):
         b_h   [1][n_hidden]    b_y  [1][vocab_size]
 
     A random matrix with n rows and columns multiplies the length of most vectors by about
-    std * sqrt(n): each of n outputs is a sum of products with random weights, and has about std
-    times the length of the vector. For w_hh that is 0.1 * sqrt(32) = 0.57, and 0.57^15 = 0.0002. So
-    this RNN is made to lose its gradient. with_orthogonal_recurrence() makes one that is not.
+    std * sqrt(n). Each output is a sum of products with random weights, and its size is about std
+    times the length of the vector. n outputs of that size have together sqrt(n) times that length.
+    For w_hh the factor is 0.1 * sqrt(32) = 0.57, and 0.57^15 = 0.0002. So this RNN is made to lose
+    its gradient. with_orthogonal_recurrence() makes one that is not.
     """
     return {
         "w_xh": random_matrix(vocab_size, n_hidden, std_input),
@@ -268,15 +282,22 @@ def init_rnn(vocab_size):
 def init_gru(vocab_size):
     """The parameters {name: matrix} of a GRU, as floats.
 
-    They have the shapes and scales of the RNN's. The gates z and r and the candidate each have
-    matrices and a bias of their own, so the GRU has more than twice as many parameters.
+    They have the shapes and standard deviations of the RNN's. The gates z and r and the candidate
+    each have matrices and a bias of their own, so the GRU has 2.4 times as many parameters.
 
-    The biases of z set the gates. A slow unit replaces 2 % of its number per token, so it remembers
-    for about 50 tokens. A fast unit replaces 95 %, almost like a unit of the RNN. Which ratio of
-    the gradients, at h_1 to at h_16, is to be expected? Suppose that all 32 numbers of the gradient
-    at h_16 are equally large, say 1. Then its length is sqrt(32). At h_1, the 6 slow units have
-    0.982^15 = 0.76 of theirs, and the others nothing. The length is 0.76 * sqrt(6) there, and the
-    ratio 0.76 * sqrt(6 / 32) = 0.33.
+    The biases of z set the gates. A slow unit replaces about 2 % of its number per token, and keeps
+    0.76 of its gradient over 15 updates. A fast unit replaces 95 %, almost like a unit of the RNN.
+    That 6 are slow is a choice. All others are left to follow the token just read.
+
+    Which grad_ratio() is to be expected? Suppose that all 32 numbers of the gradient at h_16 are
+    equally large, say 1. Then its length is sqrt(32). At h_1, the 6 slow units have 0.76 of theirs,
+    and the others nothing. The length is 0.76 * sqrt(6) there, and the ratio
+    0.76 * sqrt(6 / 32) = 0.33. So the ratio is set by hand. Training changes it little:
+    it is 0.330 before and 0.278 after.
+
+    main() prints the gradient at every state. Before training, its length halves from h_16 to h_15,
+    because the fast units lose theirs. Farther back than h_14 it falls by
+    about 2 % per update.
     """
     slow_biases = [bias_slow] * num_slow
     fast_biases = [bias_fast] * (n_hidden - num_slow)
@@ -298,9 +319,10 @@ def init_gru(vocab_size):
 def orthogonal(matrix):
     """A square matrix whose rows have length 1 and are at right angles to each other.
 
-    A product with such a matrix only rotates or mirrors a vector, and so keeps its length. The same
-    holds for a product with its columns, which gradients meet, because they also are at right
-    angles to each other.
+    A product with such a matrix M only rotates or mirrors a vector, and so keeps its length.
+    Gradients meet the columns of M, so they are multiplied by M^T. This keeps their length as well:
+    that the rows have length 1 and right angles means M M^T = 1, so M^T is the inverse of M, and
+    M^T M = 1 says the same of the columns.
     This is the method of Gram and Schmidt: from each row, take away the part that points along the
     rows before it, and rescale what is left to the length 1.
     """
@@ -319,8 +341,7 @@ def with_orthogonal_recurrence(rnn):
     """A control: the same RNN, with a W_hh that shortens no gradient.
 
     What the gradient loses before training, it loses to tanh, whose derivative is at most 1.
-    Training then changes the matrix, which does not stay orthogonal. With seeds 42 to 46, the ratio
-    of the trained network was 0.002 to 0.108 (that of the GRU 0.28 to 0.35).
+    Training then changes both the matrix, which does not stay orthogonal, and the states.
     """
     return {**rnn, "w_hh": orthogonal(rnn["w_hh"])}
 
@@ -367,11 +388,7 @@ def train(model, names, chars):
 
     Every token of the name uses the same matrices, and backward() adds up what each use contributes
     to their gradient. This is called backpropagation through time. It needs no code of its own.
-
-    A step is plain gradient descent with a constant learning rate. Which of the two cells gets the
-    lower loss depends on this choice: in eight runs with other seeds and a rate that fell to 0, it
-    was always the RNN. So the losses show that a network has learned something, and no more. (That
-    the GRU has the lower one in main() is a rule of this collection, and no result.)
+    A step is plain gradient descent with a constant learning rate.
     """
     params = [p for matrix in model.values() for row in matrix for p in row]
     for step in range(num_steps):
@@ -388,8 +405,9 @@ def train(model, names, chars):
 def cut_sequences(names, chars):
     """num_sequences pieces [seq_len + 1] of a text in which a boundary stands between the names.
 
-    Hardly any single name has 16 letters, so names are put one after the other. (The networks were
-    trained on single names, and never had to read on after a boundary.) With pieces of 4 + 1
+    A piece has 17 tokens, and only the longest names, of 15 letters, have as many with both their
+    boundaries. So names are put one after the other. (The networks were trained on single names,
+    and never had to read on after a boundary, as they have to in each piece.) With pieces of 4 + 1
     tokens, "anna", "bo" and "mia" give
 
         text      .anna.bo.mia.
@@ -417,6 +435,7 @@ def state_gradients(model, tokens):
     """
     tokens_read = tokens[:-1]
     target = tokens[-1]
+    # The zeros are Values, so that all states are Values, although the matrices are floats.
     h = [Value(0.0) for _ in range(n_hidden)]
     states = []
     for token in tokens_read:
@@ -432,53 +451,29 @@ def gradients_on(sequences, model):
     return [state_gradients(model, tokens) for tokens in sequences]
 
 
-def mean_norms(gradients):
+def mean_norms(gradients, units=slice(None)):
     """The mean length of the gradient by h_1, by h_2, and so on: [seq_len].
 
     `gradients` are those of gradients_on(). The length (norm) of a vector is the root of the sum of
     its squares. It is taken before the mean, because vectors of different directions would cancel
-    each other.
+    each other. `units` restricts the vectors to some units.
     """
     norms = []
     for t in range(len(gradients[0])):
-        norms.append(mean([dot(states[t], states[t]) ** 0.5 for states in gradients]))
+        vectors = [of_text[t][units] for of_text in gradients]
+        norms.append(mean([dot(vector, vector) ** 0.5 for vector in vectors]))
     return norms
 
 
 def grad_ratio(gradients):
-    """The mean norm at the first state, divided by that at the last one."""
+    """The mean norm at the first state, divided by that at the last one.
+
+    One seed is one draw. With seeds 42 to 46, the ratio of the trained RNN was 0.0001 to 0.0136,
+    orthogonal 0.0019 to 0.1082, half open 0.0031 to 0.0176, and that of the GRU 0.278 to 0.346.
+    With seed 45, the first two missed the bounds in main().
+    """
     norms = mean_norms(gradients)
     return norms[0] / norms[-1]
-
-
-def token_gradient(model, tokens):
-    """The length of the gradient of the last loss with respect to what the first token puts in.
-
-    A cell reads a token as rows of its tables w_xh, and of w_xz and w_xr if it is a GRU. Here these
-    rows are Values for the first token, and floats for all others.
-    """
-    first = {name: list(matrix) for name, matrix in model.items()}
-    rows = []
-    for name in ("w_xh", "w_xz", "w_xr"):
-        if name in model:
-            row = [Value(x) for x in model[name][tokens[0]]]
-            first[name][tokens[0]] = row
-            rows += row
-    h = next_state(first, tokens[0], [0.0] * n_hidden)
-    for token in tokens[1:-1]:
-        h = next_state(model, token, h)
-    loss = -log(softmax(predict(model, h))[tokens[-1]])
-    loss.backward()
-    gradient = [x.grad for x in rows]
-    return dot(gradient, gradient) ** 0.5
-
-
-def token_gradients(models, sequences):
-    """The mean of token_gradient() over sequences, for each model: {title: mean}."""
-    means = {}
-    for title, model in models.items():
-        means[title] = mean([token_gradient(model, tokens) for tokens in sequences])
-    return means
 
 
 def kept_shares(model, tokens):
@@ -486,9 +481,7 @@ def kept_shares(model, tokens):
     h = [0.0] * n_hidden
     kept = []
     for token in tokens[:-1]:
-        # z as in gru_cell(): it depends on the state before the token, so h is updated afterwards.
-        z_mixed = add(model["w_xz"][token], linear(h, model["w_hz"]), model["b_z"][0])
-        kept.append([1 - sigmoid(m) for m in z_mixed])
+        kept.append([1 - z_i for z_i in update_gate(model, token, h)])
         h = gru_cell(model, token, h)
     return kept
 
@@ -497,8 +490,8 @@ def direct_gradient(last_gradient, kept):
     """What of d(loss)/d(h_n), the gradient at the last state, gets to h_1 by the direct way alone.
 
     The direct way from h_t to h_{t-1} multiplies each unit by its 1 - z at token t. kept [n] has
-    these shares for the tokens 1 to n. From h_n back to h_1, the way passes the tokens n to 2. (The
-    share of token 1 leads to the state before h_1.) Factors can be multiplied in any order.
+    these shares for tokens 1, 2, ..., n. Those of token 1 do not count, because they stand between
+    h_1 and the state before it. Factors can be multiplied in any order.
     """
     gradient = last_gradient
     for shares in kept[1:]:
@@ -509,19 +502,21 @@ def direct_gradient(last_gradient, kept):
 def direct_ratio(gradients, kept_on):
     """The ratio of a GRU, if its gradients came back by the direct way alone.
 
-    `gradients` are those of gradients_on(), and kept_on has kept_shares() for each sequence.
+    `gradients` are those of gradients_on(), and kept_on has kept_shares() for each sequence. Only
+    lengths are compared. The directions differ: in the trained GRU, the mean length of the
+    difference between both gradients at h_1 is 0.26, and that of the whole gradient 0.53.
     """
     first_norms = []
     last_norms = []
-    for states, kept in zip(gradients, kept_on):
-        last = states[-1]
-        first = direct_gradient(last, kept)
-        first_norms.append(dot(first, first) ** 0.5)
-        last_norms.append(dot(last, last) ** 0.5)
+    for of_text, kept in zip(gradients, kept_on):
+        last_gradient = of_text[-1]
+        first_gradient = direct_gradient(last_gradient, kept)
+        first_norms.append(dot(first_gradient, first_gradient) ** 0.5)
+        last_norms.append(dot(last_gradient, last_gradient) ** 0.5)
     return mean(first_norms) / mean(last_norms)
 
 
-# === WRITING: what the networks have learned ===
+# === WRITING: names by the trained networks ===
 def sample(model):
     """Draw a name from a model of floats. Return its tokens, with the boundary in front.
 
@@ -539,27 +534,19 @@ def sample(model):
     return tokens
 
 
-def judge_models(models, titles, heldout, others, chars):
-    """Names that some of the models write, {title: names}, and {title: figures} about them.
+def write_names(model, chars):
+    """num_samples names from a model of floats."""
+    return [spell(sample(model), chars) for _ in range(num_samples)]
 
-    The figures are {"params": how many numbers the matrices have, "heldout_loss": the mean loss on
-    the names in `heldout`, "pronounceable_rate": the share of the written names that
-    is_pronounceable() accepts}. What is usual in a name is counted in `others`, which are real
-    names that are not among `heldout`.
-    """
-    known = common_trigrams(others)
-    samples = {}
-    figures = {}
-    for title in titles:
-        model = models[title]  # of floats
-        names = [spell(sample(model), chars) for _ in range(num_samples)]
-        samples[title] = names
-        figures[title] = {
-            "params": sum(len(matrix) * len(matrix[0]) for matrix in model.values()),
-            "heldout_loss": mean([name_loss(model, encode(name, chars)) for name in heldout]),
-            "pronounceable_rate": mean([is_pronounceable(name, known) for name in names]),
-        }
-    return samples, figures
+
+def mean_loss(model, names, chars):
+    """The mean loss of a model of floats on some names."""
+    return mean([name_loss(model, encode(name, chars)) for name in names])
+
+
+def num_params(model):
+    """How many numbers the matrices of a model have."""
+    return sum(len(matrix) * len(matrix[0]) for matrix in model.values())
 
 
 # === MAIN ===
@@ -580,6 +567,8 @@ def main():
     models = init_models(len(chars) + 1)
     untrained = {title: gradients_on(sequences, model) for title, model in models.items()}
     show_norms("Before training", untrained)
+    kept_untrained = [kept_shares(models["GRU"], tokens) for tokens in sequences]
+    show_gates(kept_untrained, untrained["GRU"])
 
     # All see the same names, one per step. A single name's loss is luck, so 200 are averaged.
     final_losses = {}
@@ -591,30 +580,28 @@ def main():
         final_losses[title] = mean(losses[-200:])
         models[title] = as_floats(model)
 
-    # How much of the gradient gets back now, and how much by the direct way?
+    # How much of the gradient gets back now? And how much would it be by the direct way alone?
     trained = {title: gradients_on(sequences, model) for title, model in models.items()}
     show_norms("After training", trained)
+    kept_trained = [kept_shares(models["GRU"], tokens) for tokens in sequences]
+    show_gates(kept_trained, trained["GRU"])
+    show_comparison(final_losses, untrained, trained)
     gru_ratio = grad_ratio(trained["GRU"])
-    kept_on = [kept_shares(models["GRU"], tokens) for tokens in sequences]
-    direct = direct_ratio(trained["GRU"], kept_on)
-    show_gates(kept_on, gru_ratio, direct)
+    direct = direct_ratio(trained["GRU"], kept_trained)
+    show_names({title: write_names(models[title], chars) for title in ("RNN", "GRU")})
 
-    # How much say has the first token? And what do the two cells predict and write?
-    show_comparison(final_losses, untrained, trained, token_gradients(models, sequences))
-    samples, figures = judge_models(models, ("RNN", "GRU"), heldout, names[num_heldout:], chars)
-    show_names(samples)
-
+    # The bounds are round numbers, chosen by hand: below 0.01 a gradient counts as vanished, and
+    # from 0.1 to 10 as kept.
     third = f"< {gru_ratio / 3:.4f}"
     print_results(
         [
-            ("rnn_params", figures["RNN"]["params"], ""),
-            ("gru_params", figures["GRU"]["params"], ""),
+            ("rnn_params", num_params(models["RNN"]), ""),
+            ("gru_params", num_params(models["GRU"]), ""),
             ("rnn_final_loss", final_losses["RNN"], ""),
+            # This bound ranks no cells: the learning rate decides which loss is lower.
             ("gru_final_loss", final_losses["GRU"], f"< {final_losses['RNN']:.4f}"),
-            ("rnn_heldout_loss", figures["RNN"]["heldout_loss"], ""),
-            ("gru_heldout_loss", figures["GRU"]["heldout_loss"], ""),
-            ("rnn_pronounceable_rate", figures["RNN"]["pronounceable_rate"], ">= 0.8"),
-            ("gru_pronounceable_rate", figures["GRU"]["pronounceable_rate"], ">= 0.8"),
+            ("rnn_heldout_loss", mean_loss(models["RNN"], heldout, chars), ""),
+            ("gru_heldout_loss", mean_loss(models["GRU"], heldout, chars), ""),
             ("rnn_grad_ratio", grad_ratio(trained["RNN"]), "< 0.01"),
             ("rnn_orthogonal_grad_ratio", grad_ratio(trained["RNN, orthogonal"]), third),
             ("gru_half_open_grad_ratio", grad_ratio(trained["GRU, half open"]), third),
@@ -630,61 +617,51 @@ def show_fifteen_updates():
     """Print what 15 updates leave of a gradient, for three biases of an update gate."""
     print("What updates leave of a gradient that each of them multiplies by 1 - z,")
     print("where z is the sigmoid of the gate's bias:")
-    print(f"            bias      z  1 - z   2 updates   3 updates  {seq_len - 1} updates")
+    print(f"            bias      z  1 - z  {seq_len - 1} updates")
     for label, bias in (("half open", 0.0), ("slow unit", bias_slow), ("fast unit", bias_fast)):
         z = sigmoid(bias)
-        line = f"{label}  {bias:5.1f}  {z:.3f}  {1 - z:.3f}"
-        for updates in (2, 3, seq_len - 1):
-            line += f"{(1 - z) ** updates:12.3g}"
-        print(line)
+        print(f"{label}  {bias:5.1f}  {z:.3f}  {1 - z:.3f}{(1 - z) ** (seq_len - 1):12.3g}")
 
 
 def show_norms(title, gradients):
-    """Print the mean norms of {title of a model: its gradients}, a column for each model.
-
-    The last line is the factor per update: the norms at t = 1 are this to the power of 15, times
-    those at t = 16.
-    """
-    print(f"\n{title}: the size of the gradient of the loss of the prediction after token")
-    print(f"{seq_len}, with respect to the state h_t: means over {num_sequences} held-out texts.")
-    print('"per" is the factor per update, on average over the updates between the two ends.')
+    """Print the mean norms of {title of a model: its gradients}, a column for each model."""
+    print(f"\n{title}: token {seq_len} has been read, and the next one is predicted. How large is")
+    print("the gradient of this loss with respect to the state h_t, the state after token t?")
+    print(f"Mean norms over {num_sequences} held-out texts:")
     print(f"  t{''.join(f'{name:>18}' for name in gradients)}")
     columns = [mean_norms(of_model) for of_model in gradients.values()]
     for t in range(seq_len):
         print(f"{t + 1:3}" + "".join(f"{norms[t]:18.1e}" for norms in columns))
-    factors = [(norms[0] / norms[-1]) ** (1 / (seq_len - 1)) for norms in columns]
-    print("per" + "".join(f"{factor:18.2f}" for factor in factors))
 
 
-def show_gates(kept_on, measured, direct):
-    """Print which share of the old state the gates of the trained GRU keep, and what that explains.
+def show_gates(kept_on, gradients):
+    """Print the shares that the gates of a GRU keep, and its mean norms at both ends.
 
-    The two ratios are measured, and what they would be by the direct way alone.
+    kept_on has kept_shares() for each text, and `gradients` are those of gradients_on().
     """
-    print(f"\nThe trained GRU   mean of 1 - z   to the power of {seq_len - 1}")
+    print(f"\nIn the GRU  mean of 1 - z   norm at t = 1  norm at t = {seq_len}")
     for label, units in (("slow units", slice(num_slow)), ("fast units", slice(num_slow, None))):
         share = mean([x for kept in kept_on for shares in kept for x in shares[units]])
-        print(f"{label:<18}{share:13.4f}{share ** (seq_len - 1):20.2g}")
-    print(f"Its ratio, the norm at t = 1 divided by that at t = {seq_len}, is {measured:.4f}.")
-    print(f"If the gradient came back by the factors 1 - z alone, it would be {direct:.4f}.")
+        norms = mean_norms(gradients, units)
+        print(f"{label}{share:15.4f}{norms[0]:16.4f}{norms[-1]:16.4f}")
 
 
-def show_comparison(final_losses, untrained, trained, by_token):
+def show_comparison(final_losses, untrained, trained):
     """Print the ratios and the losses, with a line for each model."""
-    print(f"\nThe norm at t = 1 divided by that at t = {seq_len}. The norm with respect to what")
-    print("token 1 puts in, after training. And the training loss, in nats:")
-    print("                  ratio, untrained   ratio, trained   by token 1   loss of 200 steps")
+    print(f"\nThe ratio is the norm at t = 1 divided by that at t = {seq_len}.")
+    print("The loss is the mean of the last 200 training steps, in nats.")
+    print("                  ratio, untrained   ratio, trained   training loss")
     for title, loss in final_losses.items():
         before = grad_ratio(untrained[title])
         after = grad_ratio(trained[title])
-        print(f"{title:<18}{before:16.5f}{after:17.5f}{by_token[title]:13.5f}{loss:20.4f}")
+        print(f"{title:<18}{before:16.5f}{after:17.5f}{loss:16.4f}")
 
 
 def show_names(samples):
-    """Print some of the names that each model wrote, side by side: {title: names}."""
+    """Print the names that each model wrote, side by side: {title: names}."""
     print("\nNames by the trained models:")
     print("".join(f"{title:<16}" for title in samples).rstrip())
-    for row in list(zip(*samples.values()))[:8]:
+    for row in zip(*samples.values()):
         print("".join(f"{name:<16}" for name in row).rstrip())
 
 
@@ -922,29 +899,6 @@ def softmax(logits):
     total = dot(exps, [1.0] * len(exps))  # their sum, as one node
     inverse = total**-1
     return [e * inverse for e in exps]
-
-
-def trigrams(name):
-    """Every three characters in a row, with dots as boundaries: "ann" -> {".an", "ann", "nn."}."""
-    padded = f".{name}."
-    return {padded[i : i + 3] for i in range(len(padded) - 2)}
-
-
-def common_trigrams(names):
-    """The trigrams that occur in at least five different names: what is usual in a name."""
-    counts = collections.Counter()
-    for name in set(names):
-        counts.update(trigrams(name))
-    return {trigram for trigram, count in counts.items() if count >= 5}
-
-
-def is_pronounceable(name, known):
-    """Whether a name has a vowel, no four consonants in a row, and only trigrams in `known`.
-
-    This asks for what is usual. A real name that is unusual fails as well.
-    """
-    kinds = "".join("V" if letter in "aeiouy" else "C" for letter in name)
-    return "V" in kinds and "CCCC" not in kinds and trigrams(name) <= known
 
 
 def mean(values):

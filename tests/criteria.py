@@ -55,8 +55,6 @@ CRITERIA = {
     },
     "micrornn": {
         "gru_final_loss": "< rnn_final_loss",
-        "rnn_pronounceable_rate": ">= 0.8",
-        "gru_pronounceable_rate": ">= 0.8",
         "rnn_grad_ratio": "< 0.01",
         "rnn_orthogonal_grad_ratio": "< gru_grad_ratio / 3",
         "gru_half_open_grad_ratio": "< gru_grad_ratio / 3",
