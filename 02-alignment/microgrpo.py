@@ -1,13 +1,14 @@
-"""Compare an answer with its siblings: no value function is needed, and the model drifts less.
+"""Compare an answer with its siblings: the model drifts less than with plain rewards of 1 and 0.
 
 The problem: there is a model that writes names, and a rule that says which names are preferred. The
 model should write more of these, and they should still be names. There are no examples to imitate.
-So the model writes names itself, each name gets a reward, 1 if it is preferred and 0 if not, and
-the probability of the name is changed accordingly. But by how much? The reward alone is a poor
-measure. If nearly all names get a 1, one more 1 is no news, and still each of these names would be
-made more probable. What should count is how much better a name is than was to be expected. PPO (see
-microppo) trains a second model to predict the expected reward. It is called the value function,
-and for a large language model it is usually as large as that model.
+So the model writes names itself, and each gets a reward, 1 if it is preferred and 0 if not. The
+plainest method makes each name with a 1 more probable. On average this is the right direction. But
+chance decides which names are written, and each 1 pushes with full strength, even if nearly all
+names get a 1 and one more is no news. These random pushes move the model away from what it was: it
+drifts. What should count is how much better a name is than was to be expected. PPO (see microppo)
+trains a second model, the value function, to predict the expected reward. For a large language
+model it is usually as large as that model.
 
 The idea of group relative policy optimization (GRPO): let the model answer the same prompt several
 times. These answers are called a group, and they are siblings of each other. The mean of their
@@ -21,22 +22,23 @@ better than the mean of its group is made more probable, and one that is worse l
     3. sibling_advantages: the advantage of an answer is its reward minus the mean reward of its
        group.
     4. answer_loss: every token of an answer is made more probable if the advantage is positive, and
-       less probable if it is negative. clipped_objective stops this for a token whose probability
-       has changed by a fifth. kl_estimate charges a price for leaving the reference, because the
-       rule does not know what a name is. "vavava" is preferred, too.
-    5. train_grpo: write four groups, change the policy twice by them, and repeat this 32 times.
+       less probable if it is negative. Each answer is used for two updates of the policy.
+       clipped_objective stops pushing a token if its probability has moved by more than a fifth in
+       the wanted direction since the answer was written. kl_estimate charges a price for leaving
+       the reference, because the rule does not know what a name is. "vavava" is preferred, too.
+    5. train_grpo: write four groups, update the policy twice with them, and repeat this 32 times.
     6. judge: let the policy write names, count how many are preferred, and measure how far it has
-       drifted from the reference. Two more policies show what the comparison does. One is trained
-       with divided_advantages, which are the published ones. The other is trained with
-       plain_advantages, which are the rewards themselves, without any comparison.
+       drifted from the reference. Two more policies are trained for comparison. plain_advantages
+       are the rewards themselves: they show what comparing is good for. divided_advantages are
+       those of Shao et al.: they show what their division does.
 
 The paper is Shao et al. (2024), on the model DeepSeekMath. The equation numbers are theirs. They
-also divide the advantage of an answer by the standard deviation of the rewards in its group, and
-its loss by its length. Liu et al. (2025) advise against both divisions. They call the result Dr.
-GRPO, and the first policy is trained with it. In production a prompt is, for example, a
-mathematical problem, and a rule compares the answer with the known solution. DeepSeek-R1-Zero
-(2025) was trained so. The GPT is that of microgpt, after Andrej Karpathy (2026), with half its
-width and context.
+divide the advantage of an answer by the standard deviation of the rewards in its group, and its
+loss by its length. Liu et al. (2025) advise against both, and call GRPO without them Dr. GRPO.
+(They also drop the price, which is kept here.) The first policy has neither division, the one with
+divided_advantages only the first. In production a prompt is, for example, a mathematical problem,
+and a rule compares the answer with the known solution. DeepSeek-R1-Zero (2025) was trained so. The
+GPT is that of microgpt, after Andrej Karpathy (2026), with half its width and context.
 """
 
 import functools
@@ -54,14 +56,14 @@ groups_per_step = 4  # prompts that are answered in each step
 grpo_steps = 32  # so each policy learns from 32 * 4 * 8 = 1024 answers
 updates_per_step = 2  # how often each answer is used
 grpo_learning_rate = 0.01  # how far an update moves a parameter; it falls linearly to 0
-epsilon = 0.2  # the share by which a step may change the probability of a token
+epsilon = 0.2  # a token whose probability has moved the wanted way by this share is pushed no more
 kl_coef = 0.1  # the price for leaving the reference, per unit of the KL divergence
 num_probes = 20  # groups that the noise of the gradient is measured on
 show_every = 4  # steps that are put together in one line of output
 # The task, as in microdpo and microppo, so that the results can be compared.
 vowels = "aeiouy"
 min_letters = 4  # a shorter name is never preferred
-num_pair_names = 4000  # their first letters are the prompts for training; microdpo pairs them up
+num_pair_names = 4000  # names whose first letters are the prompts for training
 num_prompts = 1000  # names that each model writes to be judged by
 n_embd = 8  # numbers per token in the GPT
 # read also by the code that is repeated from microgpt
@@ -86,8 +88,8 @@ eps_adam = 1e-8  # keeps Adam's division finite
 #   1e-10.
 # - adam_step(params, m, v, step, rate) updates Values by their gradients, and sets the gradients
 #   back to 0. The lists m and v are the optimizer's memory, of one number per parameter.
-# Three functions that are used first stand under THE TASK: complete() writes a name, is_preferred()
-# is the rule, completion_probs() returns the probabilities of all tokens at each place of a name.
+# Three functions stand further down, under THE TASK: complete() writes a name, is_preferred() is
+# the rule, and completion_probs() returns the probabilities of all tokens at each place of a name.
 
 
 # === THE GROUP: several answers to one prompt, judged by a rule ===
@@ -98,16 +100,16 @@ def token_probs(model, tokens):
     "ann" the result has three numbers: p(n after a), p(n after an), and p(boundary after ann).
     """
     answer = tokens[2:]  # without the first boundary and the prompt
-    probs = completion_probs(model, tokens)
+    probs = completion_probs(model, tokens)  # one row of probabilities per token of the answer
     return [probs_here[token] for probs_here, token in zip(probs, answer, strict=True)]
 
 
 def sample_group(policy, reference, prompt, chars):
     """Let the policy answer a prompt several times. Both models are made of floats.
 
-    Returns a list with a dict for each answer: {"tokens": as above, "reward": 1.0 or 0.0,
-    "old_probs": the probabilities that the policy gave to the tokens of the answer when it wrote
-    them, "ref_probs": the probabilities that the reference gives to them}.
+    Returns a list with a dict for each answer: {"tokens": a boundary, the prompt and the answer,
+    "reward": 1.0 or 0.0, "old_probs": the probabilities that the policy gave to the tokens of the
+    answer when it wrote them, "ref_probs": the probabilities that the reference gives to them}.
     """
     group = []
     for _ in range(answers_per_group):
@@ -124,13 +126,13 @@ def sample_group(policy, reference, prompt, chars):
 
 # === THE ADVANTAGE: how much better an answer is than its siblings ===
 #
-# Training is to raise the mean reward of what the policy writes:
+# Take one prompt. Training is to raise the mean reward of what the policy answers to it:
 #
 #     sum over all answers y of p(y) * reward(y)
 #
-# where p(y) is the probability that the policy writes y. Let d stand for the derivative by some
-# parameter of the policy. The reward of an answer does not depend on the parameter, so the
-# derivative of the mean reward is
+# where p(y) is the probability that the policy answers the prompt with y. Let d stand for the
+# derivative by some parameter of the policy. The reward of an answer does not depend on the
+# parameter, so the derivative of the mean reward is
 #
 #     sum over y of dp(y) * reward(y) = sum over y of p(y) * dlog p(y) * reward(y)
 #
@@ -140,16 +142,21 @@ def sample_group(policy, reference, prompt, chars):
 #
 #     advantage(y) * dlog p(y)        where the advantage is the reward, for now
 #
-# (Williams 1992, who called it REINFORCE.) A number b that is the same for all answers may be
-# subtracted from their rewards. It is called a baseline. It changes nothing on average, because the
-# probabilities sum to 1, and 1 has the derivative 0:
+# (Williams 1992, who called it REINFORCE.) A number b that is the same for all answers to the
+# prompt may be subtracted from their rewards. It is called a baseline. It changes nothing on
+# average, because the probabilities sum to 1, and 1 has the derivative 0:
 #
 #     sum over y of p(y) * dlog p(y) * b = b * sum over y of dp(y) = b * d(1) = 0
 #
-# But the average over a few answers depends on which of them happen to be written, and a baseline
-# changes by how much. Suppose that nearly all answers are preferred. Without a baseline, each
-# answer that happens to be written is pushed up with full strength. With a baseline near the mean
-# reward, these pushes are small.
+# But the average over a few answers depends on which of them happen to be written. This noise is
+# larger or smaller with another baseline. Suppose that nearly all answers are preferred. Without a
+# baseline, each answer that happens to be written is pushed up with full strength. With a baseline
+# near the mean reward, these pushes are small. Noise makes the policy drift: random pushes differ
+# in direction, but the sum of n of them is about sqrt(n) times as long as one, and not 0. It moves
+# the policy away from the reference, and on average it raises no reward.
+#
+# A hard prompt has a smaller mean reward than an easy one, so each prompt should have a baseline of
+# its own. Its group gives one. (In this task one number for all would do: see WHAT CAME OUT.)
 
 
 def sibling_advantages(rewards):
@@ -166,9 +173,9 @@ def sibling_advantages(rewards):
     If all rewards are equal, all advantages are 0. Such a group is called silent, because the
     policy learns nothing from its rewards.
 
-    A baseline must not depend on the answer, but this mean contains the answer's own reward. It
-    does no harm: the advantage is 7/8 of the difference between the answer's reward and the mean of
-    its seven siblings, and that mean does not depend on the answer.
+    A baseline must not depend on the answer, but this mean contains the answer's own reward r. It
+    does no harm. If s is the mean of the seven siblings, the mean of all eight is (r + 7s) / 8, and
+    r minus this is 7/8 * (r - s). The factor is always the same, and s is a proper baseline.
     """
     baseline = mean(rewards)
     return [reward - baseline for reward in rewards]
@@ -187,9 +194,9 @@ def divided_advantages(rewards):
 
     The division has two effects. First, no std(r) of rewards 0 and 1 is above 0.5, so all
     advantages become at least twice as large. The price for leaving the reference then matters less
-    beside them. Second, the groups of lines 1 and 3 grow more than that of line 2. Without their
-    signs, their advantages sum to 1.75 before the division and to 5.29 after it. Those of line 2
-    sum to 4 before and to 8 after.
+    beside them. Second, a group in which nearly all answers agree gains weight against a mixed one:
+    its advantages (1 or 7 preferred) are multiplied by 1 / 0.331 = 3.02, and those of a group with
+    4 preferred only by 1 / 0.5 = 2.
     """
     differences = sibling_advantages(rewards)
     std = math.sqrt(mean([difference**2 for difference in differences]))
@@ -247,36 +254,43 @@ def kl_estimate(prob, ref_prob):
 
     On average over the tokens that the policy may write, it is the KL divergence of the policy from
     the reference, which is the mean of log(prob / ref_prob). (The estimate is Schulman's, 2020.)
-    For example, with two possible tokens:
+    For example, with two possible tokens, which the policy writes equally often:
 
-        prob    ref_prob    u      estimate    log(prob / ref_prob)
-        0.5     0.25        0.5     0.193              0.693
-        0.5     0.75        1.5     0.095             -0.405
+                        prob    ref_prob    u      estimate    log(prob / ref_prob)
+        first token     0.5     0.25        0.5     0.193              0.693
+        second token    0.5     0.75        1.5     0.095             -0.405
+        mean                                        0.144              0.144
 
-    Both of the last columns have the mean 0.144. But the estimate scatters less, and is never
-    negative.
+    Unlike the logarithm, the estimate is never negative. Near u = 1 it also scatters less. If the
+    policy still writes tokens that it has made much less probable, u is large and it scatters more.
+
+    On average over what the policy writes, the gradient of the estimate is not that of the KL
+    divergence of the policy from the reference, but of the reference from the policy. (Derivative
+    by the logit of the first token: 0.250, not 0.275.) Both are 0 only if the two models agree.
     """
     u = ref_prob / prob
     return u - log(u) - 1.0
 
 
 def answer_loss(policy, answer):
-    """Minus what eq. 3 makes large, for one answer. Returns it, and how many tokens were cut.
+    """Minus what one answer adds to eq. 3, as a Value. Returns it, and how many tokens were cut.
 
-        sum over the tokens of    min(ratio * A, clip(ratio) * A) - kl_coef * kl_estimate
+        sum over the tokens of   [ min(ratio * A, clip(ratio) * A) - kl_coef * kl_estimate ]
 
-    A is the advantage of the answer, the same for all of its tokens. The ratio is the probability
-    of the token now, divided by the one it had when the policy wrote the answer. In the first
-    update of a step nothing has changed since, so the ratio is 1. Then the derivative of ratio * A
-    is A * dlog p of the token. The sum of this over the tokens is A * dlog p of the answer, as
-    above. In the second update the policy has changed, and the ratio makes up for this: a token
-    that the policy would now write twice as often counts twice.
+    A is the advantage of the answer. With PPO's value function, each token has an advantage of its
+    own. Here nothing tells which token deserves the reward, so each gets the whole A.
+
+    The ratio is the probability of the token now, divided by the one it had when the policy wrote
+    the answer. In the first update of a step nothing has changed since, so the ratio is 1. Then the
+    derivative of ratio * A is A * dlog p of the token. Summed over the tokens, this is A * dlog p
+    of the answer, as derived above. In the second update the policy has changed. The ratio allows
+    for this unless the token is cut: a token that the policy would now write 1.1 times as often
+    counts 1.1 times. (The letters before it have become more or less probable, too. This is left
+    out, as in PPO.)
 
     Shao et al. divide the sum by the number of tokens. Then each token of a long answer is pushed
     less than each token of a short one. So long answers are pushed down less than they should be,
-    and what is not preferred may become long (Liu et al. 2025).
-
-    The policy is made of Values, and so is the loss.
+    and what is not preferred may become long (Liu et al. 2025). No policy here is trained so.
     """
     loss = 0.0
     num_cut = 0
@@ -296,10 +310,9 @@ def train_grpo(policy, reference, prompts, chars, advantages_of):
     """Train a policy of Values in place (algorithm 1, with the same reference throughout).
 
     `advantages_of` is one of the three functions above. After each step, yields a record
-    {"groups": the groups that the policy wrote, "num_cut": the tokens cut in the last update}.
-
-    The record has no loss, because the loss would say nothing: the advantages of a group sum to 0,
-    however many of its answers are preferred.
+    {"groups": the groups that the policy wrote, "num_cut": the tokens cut in the last update, as in
+    the first all ratios are 1}. A loss would not show progress: the advantages of siblings sum to
+    0, whether few of them are preferred or many.
     """
     params = [p for matrix in policy.values() for row in matrix for p in row]
     m = [0.0] * len(params)
@@ -330,6 +343,18 @@ def train_grpo(policy, reference, prompts, chars, advantages_of):
             num_updates += 1
             adam_step(params, m, v, num_updates, rate)
         yield {"groups": groups, "num_cut": num_cut}
+
+
+def probs_after_update(reference, group):
+    """The probability of each answer, after one update of the reference by this group alone."""
+    policy = as_values(reference)
+    advantages = sibling_advantages([answer["reward"] for answer in group])
+    for answer, advantage in zip(group, advantages):
+        loss, _ = answer_loss(policy, {**answer, "advantage": advantage})
+        loss.backward()  # the sum does as well as the mean, because Adam's steps ignore the scale
+    params = [p for matrix in policy.values() for row in matrix for p in row]
+    adam_step(params, [0.0] * len(params), [0.0] * len(params), 1, grpo_learning_rate)
+    return [math.prod(token_probs(as_floats(policy), answer["tokens"])) for answer in group]
 
 
 # === THE TASK, as in microdpo ===
@@ -481,26 +506,11 @@ def summarize(records):
     }
 
 
-def watch_training(reference, prompts, chars, advantages_of):
-    """Train a copy of the reference, and show its progress. Return the policy and all records.
-
-    The policy is returned in floats.
-    """
-    policy = as_values(reference)
-    records = []
-    started = time.perf_counter()
-    for record in train_grpo(policy, reference, prompts, chars, advantages_of):
-        records.append(record)
-        if len(records) % show_every == 0:
-            show_steps(len(records), summarize(records[-show_every:]), started)
-    return as_floats(policy), records
-
-
 def train_policies(reference, prompts, chars):
-    """Train one policy with each kind of advantages. Return {title: policy}, {title: records}.
+    """Train a policy with each kind of advantages. Return {title: policy}, {title: records}.
 
-    The three have the same prompts, steps, rate and price. So they show what the advantages do at
-    this price. They do not show what each could do at a price that was chosen for it.
+    The three begin as copies of the reference, and have the same prompts, steps, rate and price.
+    But they draw different random numbers, so small differences between them are chance.
     """
     kinds = {
         "siblings": sibling_advantages,
@@ -511,7 +521,14 @@ def train_policies(reference, prompts, chars):
     records = {}
     for title, advantages_of in kinds.items():
         show_header(title)
-        policies[title], records[title] = watch_training(reference, prompts, chars, advantages_of)
+        started = time.perf_counter()
+        policy = as_values(reference)
+        records[title] = []
+        for record in train_grpo(policy, reference, prompts, chars, advantages_of):
+            records[title].append(record)
+            if len(records[title]) % show_every == 0:
+                show_steps(len(records[title]), summarize(records[title][-show_every:]), started)
+        policies[title] = as_floats(policy)
     return policies, records
 
 
@@ -528,33 +545,21 @@ def log_prob_gradient(model, tokens):
 def gradient_noise(advantages, gradients):
     """How far advantage * dlog p scatters from answer to answer: its variance.
 
-    advantages [answers], gradients [answers][parameters]. For each parameter, the variance is the
-    mean of the squares minus the square of the mean. The result is their sum over the parameters.
+    advantages [answers], gradients [answers][parameters]. The sum over all parameters is returned.
     """
-    squares = [a**2 * dot(gradient, gradient) for a, gradient in zip(advantages, gradients)]
-    noise = mean(squares)
-    # zip(*gradients) yields the columns: the numbers of the first parameter, and so on.
-    for column in zip(*gradients):
-        noise -= (dot(advantages, column) / len(advantages)) ** 2
+    noise = 0.0
+    for column in zip(*gradients):  # dlog p of all answers, by one parameter
+        pushes = [a * dlog_p for a, dlog_p in zip(advantages, column)]
+        center = mean(pushes)
+        noise += mean([(push - center) ** 2 for push in pushes])
     return noise
 
 
 def compare_baselines(model, groups):
-    """The noise with three baselines, on the same groups, which the model has written.
+    """The noise with four baselines, on the same groups, which the model has written.
 
-    {"plain": of the rewards, "constant": of the rewards minus the best constant, "siblings": of the
-    rewards minus the mean of the siblings, "best_constant": that constant}
-
-    The plain rewards are no fair rival, because their noise depends on which reward is called 0. So
-    the siblings are also compared with the constant b that makes the mean of
-
-        (reward - b)^2 * |dlog p|^2
-
-    smallest, where |dlog p|^2 is the sum of the squares over all parameters. (This is the noise but
-    for the square of the mean, which no baseline changes on average.) Such a b is known only
-    afterwards. The derivative by b has to be 0, which gives
-
-        b = mean of (reward * |dlog p|^2) / mean of |dlog p|^2
+    What is subtracted from the rewards of 1 and 0 is {"nothing": 0, "one": 1, so that they are 0
+    and -1, "constant": the mean of all groups, "siblings": the mean of the seven siblings}.
     """
     rewards = []
     siblings = []
@@ -566,14 +571,34 @@ def compare_baselines(model, groups):
             # This undoes the factor of 7/8. Smaller advantages have less noise, but no merit by it.
             siblings.append(advantage * len(group) / (len(group) - 1))
         gradients += [log_prob_gradient(model, answer["tokens"]) for answer in group]
-    squares = [dot(gradient, gradient) for gradient in gradients]
-    best_constant = dot(rewards, squares) / math.fsum(squares)
+    constant = mean(rewards)
     return {
-        "plain": gradient_noise(rewards, gradients),
-        "constant": gradient_noise([reward - best_constant for reward in rewards], gradients),
+        "nothing": gradient_noise(rewards, gradients),
+        "one": gradient_noise([reward - 1 for reward in rewards], gradients),
+        "constant": gradient_noise([reward - constant for reward in rewards], gradients),
         "siblings": gradient_noise(siblings, gradients),
-        "best_constant": best_constant,
     }
+
+
+# === WHAT CAME OUT: about as many preferred names as with plain rewards, and less drift ===
+#
+# Over the seeds 42 to 46, 1000 names of each policy gave:
+#
+#                       siblings          divided            plain
+#     preferred       0.81 to 0.86      0.93 to 0.94      0.82 to 0.91
+#     KL              1.07 to 1.22      1.61 to 2.00      1.72 to 2.40
+#
+# The plain policy's KL was larger on each of these seeds, by 0.5 or more. But chance can hide this:
+# with seed 43 and other random numbers after the base model, plain had 1.24 and siblings 1.23, with
+# 0.81 and 0.88 preferred. Rewards of 0 and -1 gave a KL of 1.45 to 1.58 on the seeds 42 to 44.
+#
+# In this task, one number for all prompts is about as good a baseline. Two runs with a running mean
+# of earlier rewards had a KL of 1.32 and 1.26. Siblings had 1.22 and 1.23, and 1.26 and 1.23 with
+# the 7/8 undone. Between 0.86 and 0.88 of the names were preferred in each of these runs.
+#
+# The division gives more preferred names and more drift, mostly because the price counts less
+# beside larger advantages. At twice the price (kl_coef = 0.2), a run gave 0.84 at a KL of 1.22. The
+# clip hardly acts: in the second update it cuts 1 to 2 % of the tokens, most of them early on.
 
 
 # === MAIN ===
@@ -584,6 +609,8 @@ def main():
     names = load_names()
     chars = sorted(set("".join(names)))
     base_names, pair_names, heldout = split_names(names)
+    # Prompts are first letters alone, so those for judging are no other than those for training.
+    train_prompts = [chars.index(name[0]) for name in pair_names]
     prompts = [chars.index(name[0]) for name in heldout[:num_prompts]]
     print(f"Training the base model on {len(base_names)} names:")
     model = as_values(init_model(len(chars) + 1, n_embd))
@@ -592,12 +619,11 @@ def main():
     base_samples, base = judge(reference, reference, prompts, chars)
 
     # What does a group look like? All of these are used below to measure the noise.
-    train_prompts = [chars.index(name[0]) for name in pair_names]
     probes = train_prompts[-num_probes:]
     base_groups = [sample_group(reference, reference, prompt, chars) for prompt in probes]
-    show_group(base_groups[0], chars)
+    show_group(base_groups[0], probs_after_update(reference, base_groups[0]), chars)
 
-    # Three policies, which differ in the advantage alone.
+    # Three policies, which differ in the kind of advantage and in the random numbers they draw.
     explain_columns()
     policies, records = train_policies(reference, train_prompts, chars)
 
@@ -614,6 +640,7 @@ def main():
     noise = compare_baselines(policy, groups)
     show_noise({"base": compare_baselines(reference, base_groups), "siblings": noise})
 
+    # The bounds leave room for chance: the seeds 43 to 46 meet them, too.
     print_results(
         [
             ("base_preferred_rate", base["preferred_rate"], ""),
@@ -627,7 +654,7 @@ def main():
             ("mean_length", grpo["mean_length"], "4.7 to 6.4"),
             ("reward_gain", last_steps["reward"] - first_steps["reward"], "> 0.3"),
             ("cut_share", summarize(records["siblings"])["cut"], "> 0"),
-            ("noise_to_plain", noise["siblings"] / noise["plain"], "< 0.5"),
+            ("noise_to_plain", noise["siblings"] / noise["nothing"], "< 0.5"),
             ("noise_to_constant", noise["siblings"] / noise["constant"], ""),
             ("runtime_seconds", time.perf_counter() - started, "< 420"),
         ]
@@ -635,22 +662,27 @@ def main():
 
 
 # === DRAWING: nothing below is needed to understand the algorithm ===
-def show_group(group, chars):
-    """Print one group: its answers, their rewards, and all three kinds of advantages."""
+def show_group(group, probs_after, chars):
+    """Print one group: its answers, rewards, advantages, and the factors of their probabilities."""
     rewards = [answer["reward"] for answer in group]
     plain = plain_advantages(rewards)
     siblings = sibling_advantages(rewards)
     divided = divided_advantages(rewards)
     capitals = str.maketrans(vowels, vowels.upper())
     print(f"\nThe base model answers one prompt {len(rewards)} times. Vowels are in capitals:")
-    print("name      reward    advantage: plain    siblings    divided")
+    print("name      reward    advantage: plain    siblings    divided    probability")
     for i, answer in enumerate(group):
         name = spell(answer["tokens"], chars).translate(capitals)
-        print(f"{name:<10}{rewards[i]:6.0f}{plain[i]:20.3f}{siblings[i]:12.3f}{divided[i]:11.3f}")
+        change = probs_after[i] / math.prod(answer["old_probs"])
+        print(
+            f"{name:<10}{rewards[i]:6.0f}{plain[i]:20.3f}{siblings[i]:12.3f}{divided[i]:11.3f}"
+            f"{change:>11.2f} times"
+        )
     std = math.sqrt(mean([a**2 for a in siblings]))
-    print("plain       the reward itself")
-    print(f"siblings    minus the mean of the rewards in the group, {mean(rewards):.3f}")
-    print(f"divided     also divided by their standard deviation, {std:.3f}")
+    print("plain         the reward itself")
+    print(f"siblings      minus the mean of the rewards in the group, {mean(rewards):.3f}")
+    print(f"divided       also divided by their standard deviation, {std:.3f}")
+    print("probability   after one update with siblings by this group alone, against before it")
 
 
 def explain_columns():
@@ -659,8 +691,8 @@ def explain_columns():
     print("silent      share of the groups whose rewards are all equal")
     print("variance    of the rewards within a group, on average")
     print("cut         share of the tokens whose push was stopped in the second update")
-    print("KL          estimated KL divergence from the reference per name, in nats (the unit of")
-    print("            the natural logarithm)")
+    print("KL          KL divergence from the reference per name, in nats (the unit of the natural")
+    print("            logarithm), estimated from the tokens that were written")
 
 
 def show_header(title):
@@ -684,27 +716,27 @@ def show_steps(step, figures, started):
 
 def show_models(samples, figures):
     """Print a line per model, then some of the names that each wrote."""
-    print(f"\nWhat {num_prompts} names of each model are like:")
+    print(f"\nWhat {num_prompts} names of each model are like. A repeated name is not different:")
     print("          preferred  different  mean length  KL to the reference")
     for title, row in figures.items():
         print(
             f"{title:9}{row['preferred_rate']:10.3f}{row['unique_share']:11.3f}"
             f"{row['mean_length']:13.2f}{row['kl']:12.3f}"
         )
-    print()
+    print("The KL uses all probabilities at each place of these names. See also WHAT CAME OUT.\n")
     show_names(list(samples), list(zip(*samples.values())))
 
 
 def show_noise(noises):
     """Print the noise of the gradient with each baseline, a line per model."""
-    print(
-        "\nNoise of the gradient, by what is subtracted from the rewards 1 and 0. The best constant"
-    )
-    print("stands in parentheses. It is known only afterwards:")
-    print("           nothing    the best constant    the mean of the siblings")
+    print("\nNoise of the gradient, by what is subtracted from the rewards of 1 and 0:")
+    print("                                  the mean     the mean of")
+    print("          nothing          1     of all 160    the siblings")
     for title, noise in noises.items():
-        constant = f"{noise['constant']:.1f} ({noise['best_constant']:.2f})"
-        print(f"{title:9}{noise['plain']:9.1f}{constant:>21}{noise['siblings']:28.1f}")
+        print(
+            f"{title:9}{noise['nothing']:8.1f}{noise['one']:11.1f}"
+            f"{noise['constant']:13.1f}{noise['siblings']:16.1f}"
+        )
 
 
 # === REPEATED from microgpt.py, word for word ===
