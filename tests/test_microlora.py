@@ -284,6 +284,12 @@ def test_falls_and_their_standard_error(script):
         script.falls([1.0], [1.0, 2.0])
 
 
+def test_counting_first_letters(script):
+    """Each of 4 letters counts once more than it is seen: b has 3 of 7, c has 2, d has 1."""
+    found = script.counting_loss(["bo", "bea", "cy"], ["bob", "carl", "dan"], "abcd")
+    assert found == pytest.approx(-(math.log(3 / 7) + math.log(2 / 7) + math.log(1 / 7)) / 3)
+
+
 def test_counts(script):
     model = {"a": [[1.0, 2.0], [3.0, 4.0]], "b": [[5.0]]}
     assert script.all_numbers(model) == [1.0, 2.0, 3.0, 4.0, 5.0]
@@ -345,8 +351,8 @@ def test_drawings(script, capsys, monkeypatch):
     monkeypatch.setattr(script, "sample", lambda model: tokens_of(next(answers)))
     script.show_example()
     losses = script.Losses([3.0, 2.0], [5.0, 6.0], [1.0, 1.5])
-    half = dict.fromkeys(("base", "rank 1", "adapter off"), losses)
-    script.show_losses(dict.fromkeys(half, {"a": [[1.0]]}), half, half)
+    half = dict.fromkeys(("base", "rank 1"), losses)
+    script.show_losses(dict.fromkeys(half, {"a": [[1.0]]}), half, half, 2.5)
     script.show_writing({"base": weights}, ["nina", "nora"], CHARS)
     script.show_shares({"lm_head": 0.8}, {"lm_head": 0.2})
     out = capsys.readouterr().out
