@@ -74,7 +74,7 @@ example_noise = [1.0, -0.5]  # for the training point that is shown in the outpu
 example_times = [1, 10, 30]  # at which it is shown
 example_time_back = 10  # from which one reverse step is shown
 drawn_times = [30, 12, 6, 3, 0]  # at which the points on their way to data are drawn
-# read also by the code that is repeated from microgpt
+# the following are read by the code that is repeated from microgpt, near the end
 beta1 = 0.85  # Adam's memory of the gradient; unrelated to beta_1, the noise of step 1
 beta2 = 0.99  # Adam's memory of the squared gradient; unrelated to beta_2
 eps_adam = 1e-8  # keeps Adam's division finite; unrelated to the noise eps

@@ -67,7 +67,7 @@ n_embd = 12  # numbers in the vector of a question, of a word, or of a character
 n_hidden = 32  # units in the hidden layer of the mlp
 num_steps = 1200  # training steps, two questions each: one with its text, one without
 learning_rate = 0.02  # how far a step moves a parameter at first; it falls linearly to 0
-# read also by the code that is repeated from microgpt
+# the following are read by the code that is repeated from microgpt, near the end
 beta1 = 0.9  # Adam's memory of the gradient
 beta2 = 0.99  # Adam's memory of the squared gradient
 eps_adam = 1e-8  # keeps Adam's division finite

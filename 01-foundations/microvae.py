@@ -75,7 +75,7 @@ path_length = 10  # points on such a path, with both ends
 num_probes = 20  # held-out points at which two kinds of gradient are compared
 num_grad_draws = 300  # gradients of each kind at each of these points
 example = 333  # the number of the held-out point that is followed in the output
-# read also by the code that is repeated from microgpt
+# the following are read by the code that is repeated from microgpt, near the end
 beta1 = 0.9  # Adam's memory of the gradient; unrelated to the betas above
 beta2 = 0.999  # Adam's memory of the squared gradient
 eps_adam = 1e-8  # keeps Adam's division finite; unrelated to the eps of step 2

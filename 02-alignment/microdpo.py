@@ -58,7 +58,7 @@ num_heldout_pairs = 300  # pairs to judge by that no policy was trained on
 watch_every = 75  # a copy of the policy is kept every so many steps, to see how it changes
 num_watch_prompts = 250  # names that each of these copies writes
 n_embd = 8  # numbers per token in the GPT
-# read also by the code that is repeated from microgpt
+# the following are read by the code that is repeated from microgpt, near the end
 n_head = 2  # attention heads, which share those numbers
 n_layer = 1  # layers of attention and MLP
 block_size = 8  # a boundary token and 7 letters; longer names are left out

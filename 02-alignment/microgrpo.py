@@ -66,7 +66,7 @@ min_letters = 4  # a shorter name is never preferred
 num_pair_names = 4000  # names whose first letters are the prompts for training
 num_prompts = 1000  # names that each model writes to be judged by
 n_embd = 8  # numbers per token in the GPT
-# read also by the code that is repeated from microgpt
+# the following are read by the code that is repeated from microgpt, near the end
 n_head = 2  # attention heads, which share those numbers
 n_layer = 1  # layers of attention and MLP
 block_size = 8  # a boundary token and 7 letters; longer names are left out

@@ -69,7 +69,7 @@ num_samples = 200  # names that a model writes
 num_turns = 100  # how often rank1_share() improves its product
 n_embd = 16  # numbers per token in the GPT
 n_head = 4  # attention heads, which share those numbers
-# read also by the code that is repeated from microgpt
+# the following are read by the code that is repeated from microgpt, near the end
 n_layer = 1  # layers of attention and MLP
 block_size = 16  # the longest context: a boundary and 15 letters, the longest name in the list
 num_steps = 700  # steps of the base's training, one name each

@@ -77,7 +77,7 @@ num_heldout = 500  # names to judge by; no training step sees them
 num_samples = 300  # names that the trained mixture writes
 temperature = 0.5  # of writing: below 1, tokens that are probable become more probable still
 max_length = 15  # letters of a written name at most, as in the longest real one
-# read also by the code that is repeated from microgpt
+# the following are read by the code that is repeated from microgpt, near the end
 beta1 = 0.9  # Adam's memory of the gradient
 beta2 = 0.99  # Adam's memory of the squared gradient
 eps_adam = 1e-8  # keeps Adam's division finite

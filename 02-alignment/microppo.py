@@ -109,7 +109,7 @@ min_letters = 4  # a shorter name is never preferred
 num_pair_names = 4000  # names to make pairs of; the names after them in the list are held out
 num_prompts = 1000  # names that each model writes to be judged by
 n_embd = 8  # numbers per token in the GPT
-# read also by the code that is repeated from microgpt
+# the following are read by the code that is repeated from microgpt, near the end
 n_head = 2  # attention heads, which share the numbers of a token
 n_layer = 1  # layers of attention and MLP
 block_size = 8  # a boundary token and 7 letters; longer names are left out

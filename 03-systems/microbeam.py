@@ -66,7 +66,7 @@ num_prompts = 100  # different beginnings of held-out names
 repeats = 3  # texts per prompt, from strategies that draw
 num_draws = 20000  # tokens, and then texts, that are drawn to check speculative sampling
 num_heldout = 200  # names to judge the two models by; no training step sees them
-# read also by the code that is repeated from microgpt
+# the following are read by the code that is repeated from microgpt, near the end
 n_head = 4  # attention heads
 n_layer = 1  # layers of attention and MLP
 block_size = 16  # the context: a text has at most so many tokens, its first boundary included

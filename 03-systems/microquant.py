@@ -59,7 +59,7 @@ num_input_names = 50  # names that the closer look at this matrix takes its inpu
 error_factors = (1, 2)  # errors are made so many times as large, to see what they cost
 num_samples = 8  # names that each version writes
 n_embd = 16  # numbers per token, as in microgpt
-# read also by the code that is repeated from microgpt
+# the following are read by the code that is repeated from microgpt, near the end
 n_head = 4  # attention heads
 n_layer = 1  # layers of attention and MLP
 block_size = 16  # the context: a boundary and 15 letters

@@ -21,7 +21,7 @@ from support.scripts import ROOT, SCRIPTS
 BORROWERS = [name for name in SCRIPTS if name != "microgpt"]
 # A reader needs no introduction to these.
 PLAIN = set("load_names mean print show_progress show_training draw_curve print_results".split())
-READ_BY_COPIES = "# read also by the code that is repeated from microgpt"
+READ_BY_COPIES = "# the following are read by the code that is repeated from microgpt, near the end"
 
 
 def text_of(name):
