@@ -1,6 +1,6 @@
 """Similarity can be learned: draw two versions of a name together and push the others away.
 
-The problem: somebody types "hnanah" and means "hannah". A computer that looks for equal spellings
+The problem: somebody types "mayehm" and means "mayhem". A computer that looks for equal spellings
 finds nothing. The computer needs a measure of similarity under which a name and its misspelling are
 close, and under which two different names are far apart, although these share letters, too.
 
@@ -30,11 +30,11 @@ Change the vectors so that the positive becomes the most similar one.
 
 The loss is InfoNCE (van den Oord et al. 2018, eq. 4). To compare with the other texts of the batch,
 and to divide cosines by a temperature, is as in SimCLR (Chen et al. 2020), which does it with
-images: it crops and recolors them instead of misspelling them. The encoder is a sum of n-gram
-vectors, as in fastText (Bojanowski et al. 2017). The gradient is derived by hand, so there is no
-autograd. Left out: SimCLR alters both versions of an image, takes each of them as an anchor, and
-all other images of the batch as negatives. CLIP (Radford et al. 2021) pairs images with texts, and
-takes both as anchors. It has deep encoders and batches of 32,768 pairs.
+images: it crops and recolors them instead of misspelling them. Here only the names are anchors.
+SimCLR alters an image twice, and takes each of the two versions as an anchor. The encoder is a sum
+of n-gram vectors, as in fastText (Bojanowski et al. 2017). The gradient is derived by hand, so
+there is no autograd. CLIP (Radford et al. 2021) trains deep encoders in this way, on images and the
+texts that describe them, in batches of 32,768 pairs.
 """
 
 import collections
@@ -52,15 +52,13 @@ ngram_sizes = (1, 2, 3)  # characters in an n-gram
 n_embd = 64  # numbers in a vector
 batch_size = 24  # names per training step; each is compared with all misspellings of the batch
 temperature = 0.1  # cosines are divided by this; the text under THE LOSS says why
-num_steps = 600  # training steps, with and without negatives
+num_steps = 600  # training steps of one model; two are trained, with and without negatives
 learning_rate = 3.0  # of the first step; it falls linearly to 0
-num_heldout = 5000  # names that are kept from training, apart from the probes
-pool_size = 1000  # held-out names that are searched
+num_heldout = 5000  # names that training does not see
+pool_size = 1000  # held-out names that are searched; with more of them a search takes longer
 num_queries = 500  # of these, names that are looked for by their misspelling
-num_neighbors = 40  # held-out names whose most similar other name is looked at
-gain = 0.05  # training has to change a figure by at least this much
-probes = ["anna", "anne", "hannah", "jayden", "kaiden", "zachary"]  # also kept, and to be shown
-# A batch of three of them, for which the loss can be computed by hand from the printed cosines
+probes = ["anna", "anne", "hannah", "jayden", "kaiden", "zachary"]  # also held out, for examples
+# A batch of three pairs, small enough to follow its loss by hand
 example = [("anne", "nane"), ("hannah", "hannh"), ("kaiden", "akiden")]
 
 
@@ -111,11 +109,6 @@ def init_model(names):
     return model
 
 
-def add(x, y):
-    """The sum of two vectors."""
-    return [xi + yi for xi, yi in zip(x, y)]
-
-
 def add_scaled(x, factor, y):
     """x + factor * y, for two vectors x and y."""
     return [xi + factor * yi for xi, yi in zip(x, y)]
@@ -130,15 +123,11 @@ def dot(a, b):
 
 
 def sum_ngrams(model, text):
-    """u [n_embd]: the sum of the vectors of the text's n-grams. Unknown n-grams add nothing.
-
-    This is a linear layer: u = W x, where the columns of W are the vectors, and x holds how often
-    each n-gram occurs in the text.
-    """
+    """u [n_embd]: the sum of the vectors of the text's n-grams. Unknown n-grams add nothing."""
     u = [0.0] * n_embd
     for ngram in ngrams(text):
         if ngram in model:
-            u = add(u, model[ngram])
+            u = add_scaled(u, 1, model[ngram])
     return u
 
 
@@ -161,9 +150,9 @@ def embed_name(model, text):
     """The embedding e [n_embd] of a text.
 
     Texts that share n-grams share terms of their sums. So their embeddings tend to be similar even
-    before any training. Training decides how much each n-gram counts, by the length of its vector.
-    Here the vectors of single letters grow from length 0.76 to 1.60 on average. Those of longer
-    n-grams keep 0.80, within 0.03.
+    before any training. Training changes the lengths of the n-grams' vectors, and with them how
+    much each n-gram counts. The vectors of single letters grow from 0.76 to 1.60 on average.
+    Training also turns the vectors, and that is what pushes different names apart.
     """
     return normalize(sum_ngrams(model, text))
 
@@ -189,25 +178,26 @@ def embed_name(model, text):
 # Why there must be negatives: the first term, -s_ii, draws the two versions of a name together. If
 # it were the whole loss, one and the same vector for all names would be perfect. Every cosine would
 # be 1, also those between different names, and the loss would be at its minimum, -1 / temperature.
-# The second term grows with all scores of the anchor, so it pushes the negatives away. For
-# comparison, the run trains another model with the first term alone. Its cosines come near 1.
-# What is left of the differences still finds many names, but fewer than before training.
+# The second term grows with every score of the anchor, so it pushes all misspellings away, each in
+# proportion to its share. The positive is pushed, too, but the first term pulls it with strength 1,
+# and 1 - share_ii of this is left. For comparison, the run trains another model with the first term
+# alone. Its cosines come near 1. What is left of the differences still finds many names, but fewer
+# than before training.
 #
 # Why a temperature: a cosine is at least -1 and at most 1. Suppose that an anchor has a cosine of 1
 # to its positive, and of -1 to its 23 negatives. Without the division, the share of the positive
 # would still be only exp(1) / (exp(1) + 23 exp(-1)) = 0.24. The loss could not get near 0, however
 # good the vectors are.
 #
-# The temperature also decides which negatives matter. Each of them is pushed away in proportion to
-# its share, as info_nce() derives. Here are the shares for the cosines 0.8, 0.6 and 0.0, of which
-# the first is that of the positive:
+# The temperature also decides which negatives matter, because their shares depend on it. Here are
+# the shares of a positive with the cosine 0.8 and of two negatives with 0.6 and 0.0:
 #
 #     temperature 1      0.44   0.36   0.20
 #     temperature 0.1    0.88   0.12   0.00
 #
-# At temperature 1, the last negative is pushed more than half as strongly as the other, although it
-# is already far away. At 0.1 it is hardly pushed. So a small temperature makes the loss look almost
-# only at the most similar wrong names.
+# At temperature 1, the negative with 0.0 is pushed more than half as strongly as the one with 0.6,
+# although it is already far away. At 0.1 it is hardly pushed. So a small temperature makes the loss
+# look almost only at the most similar wrong names.
 
 
 def softmax(logits):
@@ -225,8 +215,8 @@ def softmax(logits):
 def info_nce(anchors, positives):
     """The loss L of a batch of embeddings, [B][n_embd] each, and its gradients for both lists.
 
-    positives[i] belongs to anchors[i]. Returns L, dL/d(anchors) and dL/d(positives). With a single
-    pair there is no choice, and L and the gradients are 0.
+    positives[i] is the positive of anchors[i], and a negative of the other anchors. Returns L,
+    dL/d(anchors) and dL/d(positives). With a single pair, L and the gradients are 0.
 
     The derivative of -s_ii by s_ij is -1 if j is i, and 0 if not. The derivative of
     log sum_k exp(s_ik) by s_ij is exp(s_ij) / sum_k exp(s_ik), which is share_ij. Together:
@@ -280,15 +270,13 @@ def attract_only(anchors, positives):
 def normalize_backward(u, d_e):
     """dL/du, for e = u / ||u|| and d_e = dL/de.
 
-    If u moves along its own direction, only its length changes, and e stays. The part of d_e that
-    points along e is (d_e . e) e. It has no effect, so it is taken away. What is left turns u. The
-    same move turns a u of length 5 only by a fifth of what it turns one of length 1. So what is
-    left is divided by the length:
+    Take u = [3, 4], which has the length 5, so that e = [0.6, 0.8], and d_e = [1, 0]. If u moves
+    along its own direction, only its length changes, and e stays. So the part of d_e along e,
+    (d_e . e) e = 0.6 [0.6, 0.8], has no effect, and is taken away. [0.64, -0.48] is left, which is
+    at a right angle to u. If u moves a little in this direction, e moves a fifth as far. So what is
+    left is divided by the length, which makes [0.128, -0.096]:
 
         dL/du = (d_e - (d_e . e) e) / ||u||
-
-    Example: u = [3, 4] has the length 5, and e = [0.6, 0.8]. For d_e = [1, 0], d_e . e is 0.6. Then
-    [1, 0] - 0.6 [0.6, 0.8] = [0.64, -0.48] is at a right angle to u, and dL/du = [0.128, -0.096].
     """
     e = normalize(u)
     turning = add_scaled(d_e, -dot(d_e, e), e)
@@ -305,10 +293,9 @@ def add_gradient(grads, model, text, u, d_e):
     d_u = normalize_backward(u, d_e)
     for ngram in ngrams(text):
         if ngram in model:
-            if ngram in grads:
-                grads[ngram] = add(grads[ngram], d_u)
-            else:
-                grads[ngram] = d_u  # several n-grams share this list, which nothing changes
+            if ngram not in grads:
+                grads[ngram] = [0.0] * n_embd
+            grads[ngram] = add_scaled(grads[ngram], 1, d_u)
 
 
 def batch_gradient(model, names, misspellings, loss_of):
@@ -329,13 +316,12 @@ def batch_gradient(model, names, misspellings, loss_of):
     return loss, grads
 
 
-def train(model, names, heldout, num_steps, loss_of=info_nce):
+def train(model, names, excluded, num_steps, loss_of=info_nce):
     """Train in place by gradient descent. For each batch, yield its loss before the update.
 
-    A misspelling can happen to spell another name. If that other name is held out, the pair is left
-    out, so that no training step sees a held-out name. Such a batch is smaller.
+    A misspelling can happen to spell another name. If that name is in the set `excluded`, the pair
+    is left out, so that no training step sees a held-out name. Such a batch is smaller.
     """
-    excluded = set(heldout)
     for step in range(num_steps):
         batch = []
         misspellings = []
@@ -352,36 +338,23 @@ def train(model, names, heldout, num_steps, loss_of=info_nce):
 
 
 # === SEARCH: the most similar text is the one with the highest cosine ===
-def nearest(query, vectors, count, similarity=dot):
-    """The indices of the vectors that are most similar to the query, the most similar one first.
-
-    There are `count` of them, or all if there are fewer vectors. similarity(a, b) has to return a
-    cosine. It is dot() for embeddings.
-    """
+def nearest(query, vectors, similarity):
+    """The index of the vector that is most similar to the query. similarity(a, b) is a cosine."""
     scores = [similarity(query, vector) for vector in vectors]
-    best_first = sorted(range(len(vectors)), key=lambda i: scores[i], reverse=True)
-    return best_first[:count]
+    return scores.index(max(scores))
 
 
 # === HOW GOOD IT IS: the encoder before and after training, and a rival ===
 #
-# The rival compares counts of n-grams, and needs no training. The encoder squeezes these counts,
-# which are of thousands of n-grams, into n_embd numbers. Untrained, it finds fewer names than the
-# counts do. Training wins this back, and more.
+# The rival compares counts of n-grams, and needs no training. It finds most names, because a name
+# and its misspelling share many n-grams. The encoder squeezes these counts, which are of thousands
+# of n-grams, into n_embd numbers. Untrained, it finds fewer names than the counts do. Trained, it
+# finds more: with six seeds, the lead over the counts is 0.020 to 0.038.
 #
-# The pairs for training have errors of the same two kinds as the queries here. Somebody who knows
-# these kinds can also write a rule by hand. Such rules find these shares of the same 500:
-#
-#     the name that is the fewest edits away        0.73
-#     the same, if a swap counts as one edit        0.90
-#     counts, with each single letter twice         0.96
-#
-# (An edit adds, drops or changes a letter. If several names are equally far away, one is drawn.)
-# So training is not the best way to search here. But it needs no such rule, only pairs.
-#
-# No pair says which other name ought to be most similar to a name. All ways to make vectors start
-# from n-grams, so with each of them "anna" is nearer to "anne" than to "zachary", and the most
-# similar other name is few edits away. Training does not lower these edits.
+# The queries have errors of the same two kinds as the pairs for training. Somebody who knows these
+# kinds can also write a rule by hand. If the rival counts each single letter twice, by
+# ngrams(text) + list(text), it finds 0.96 of the queries. So training is not the best way to search
+# here. But it needs no such rule, only pairs.
 
 
 def count_vector(text):
@@ -399,67 +372,23 @@ def sparse_dot(a, b):
     return math.fsum([x * b[ngram] for ngram, x in a.items() if ngram in b])
 
 
-def edit_distance(a, b):
-    """The fewest letters to insert, delete or replace to turn a into b (Wagner & Fischer 1974).
-
-    row[j] is the distance from the part of a that was read so far to the first j letters of b. The
-    loop computes the next row from it, letter by letter.
-    """
-    row = list(range(len(b) + 1))  # from nothing to j letters: insert them all
-    for i, x in enumerate(a, 1):
-        next_row = [i]  # from i letters to nothing: delete them all
-        for j, y in enumerate(b, 1):
-            delete_x = row[j] + 1
-            insert_y = next_row[j - 1] + 1
-            replace = row[j - 1] + (x != y)  # costs nothing if the letters are equal
-            next_row.append(min(delete_x, insert_y, replace))
-        row = next_row
-    return row[-1]
-
-
-def recall_at_1(queries, vectors, similarity):
-    """The share of the queries for which the most similar vector is the right one.
-
-    The right one for queries[i] is vectors[i]. If a misspelling spells another name that is
-    searched, that name is found, and this counts as a failure. Of the 500 queries of the run, 4
-    do so, and the share is at most 0.992.
-    """
-    found = 0
-    for i, query in enumerate(queries):
-        if nearest(query, vectors, 1, similarity) == [i]:
-            found += 1
-    return found / len(queries)
-
-
-def neighbor_edits(names, vectors, similarity):
-    """The mean edit distance of the first num_neighbors names to the most similar other name."""
-    distances = []
-    for name, vector in zip(names[:num_neighbors], vectors):
-        found = nearest(vector, vectors, 2, similarity)
-        neighbor = names[found[1]]  # found[0] is the name itself, with a cosine of 1
-        distances.append(edit_distance(name, neighbor))
-    return mean(distances)
-
-
 def judge(vector_of, similarity, names, misspellings):
-    """Six figures about one way to make vectors. show_figures() says what they are.
+    """Search `names` for each misspelling. Returns what was found, and three figures.
 
     vector_of(text) makes a vector of length 1, and similarity(a, b) is the cosine of two of them.
-    `names` are held out. There are fewer misspellings than names, and misspellings[i] belongs to
-    names[i]. A misspelling can happen to spell another name, even one that training has seen.
+    misspellings[i] belongs to names[i], and the last names have none. show_figures() says what the
+    figures are. If a misspelling spells another name that is searched, that name is found, and this
+    counts as a failure. Of the 500 queries of the run, 4 do so, and "recall" is at most 0.992.
     """
     vectors = [vector_of(name) for name in names]
-    pool = vectors[:pool_size]
     queries = [vector_of(misspelling) for misspelling in misspellings]
-    anna = vector_of("anna")
+    found = [nearest(query, vectors, similarity) for query in queries]
     return {
-        "positive": mean([similarity(a, b) for a, b in zip(pool, queries)]),
+        "positive": mean([similarity(vectors[i], query) for i, query in enumerate(queries)]),
         # Each name and the next one: two different names at random, because main() shuffles them.
-        "random": mean([similarity(a, b) for a, b in itertools.pairwise(pool)]),
-        "recall": recall_at_1(queries, pool, similarity),
-        "anna_anne": similarity(anna, vector_of("anne")),
-        "anna_zachary": similarity(anna, vector_of("zachary")),
-        "neighbor_edits": neighbor_edits(names, vectors, similarity),
+        "random": mean([similarity(a, b) for a, b in itertools.pairwise(vectors)]),
+        "recall": mean([index == i for i, index in enumerate(found)]),
+        "found": [names[index] for index in found],
     }
 
 
@@ -475,50 +404,42 @@ def main():
     misspellings = [corrupt(name) for name in heldout[:num_queries]]
     untrained = init_model(training)
     print(f"{len(training)} names to train on, with {len(untrained)} different n-grams.")
-    print(f"{num_heldout} names are held out, and so are {len(probes)} more that are shown below.")
+    print(f"{num_heldout + len(probes)} names are held out.")
     show_example("Before training", untrained)
 
     # Train with negatives, then without them. Both start alike and see the same batches.
-    # train() is a generator, which does a step whenever show_training() asks for the next loss.
+    excluded = set(heldout + probes)
     state = random.getstate()
     model = dict(untrained)  # a new dict of the same vectors, which train() replaces one by one
-    print(f"\nTraining with InfoNCE. Each loss is of a batch of {batch_size} pairs, so it varies:")
-    show_training(train(model, training, heldout + probes, num_steps), num_steps)
+    print(f"\nTraining with InfoNCE. Each loss is of a batch of {batch_size} pairs, so it varies.")
+    print(f"Guessing has a loss of log {batch_size} = {math.log(batch_size):.2f}.", end=" ")
+    print("Shared n-grams make it start far lower:")
+    show_training(train(model, training, excluded, num_steps), num_steps)
     show_example("After training", model)
     random.setstate(state)
     attracted = dict(untrained)
     print(f"\nTraining without negatives. This loss cannot fall below {-1 / temperature:.0f}:")
-    show_training(train(attracted, training, heldout + probes, num_steps, attract_only), num_steps)
+    show_training(train(attracted, training, excluded, num_steps, attract_only), num_steps)
 
     # What has training changed, and what do counts of n-grams achieve without it?
-    figures = {"counts": judge(count_vector, sparse_dot, heldout, misspellings)}
-    encoders = {"untrained": untrained, "no negatives": attracted, "trained": model}
-    for title, encoder in encoders.items():
-        vector_of = functools.partial(embed_name, encoder)
-        figures[title] = judge(vector_of, dot, heldout, misspellings)
-    show_figures(figures)
-    show_neighbors(untrained, model, heldout)
-    different = mean([edit_distance(a, b) for a, b in itertools.pairwise(heldout[:pool_size])])
-
-    counts = figures["counts"]
-    before = figures["untrained"]
-    without = figures["no negatives"]
-    after = figures["trained"]
+    pool = heldout[:pool_size]
+    counts = judge(count_vector, sparse_dot, pool, misspellings)
+    before = judge(functools.partial(embed_name, untrained), dot, pool, misspellings)
+    without = judge(functools.partial(embed_name, attracted), dot, pool, misspellings)
+    after = judge(functools.partial(embed_name, model), dot, pool, misspellings)
+    show_figures({"counts": counts, "untrained": before, "no negatives": without, "trained": after})
+    show_searches(pool, misspellings, before["found"], after["found"])
     print_results(
         [
-            ("positive_cosine", after["positive"], "> 0.8"),
-            ("positive_cosine_untrained", before["positive"], f"< {after['positive'] - gain:.4f}"),
-            ("random_cosine", after["random"], "< 0.3"),
-            ("random_cosine_untrained", before["random"], f"> {after['random'] + gain:.4f}"),
+            ("positive_cosine", after["positive"], "> 0.82"),
+            ("positive_cosine_untrained", before["positive"], "< 0.77"),
+            ("random_cosine", after["random"], "< 0.05"),
+            ("random_cosine_untrained", before["random"], "> 0.1"),
             ("random_cosine_attracted", without["random"], "> 0.8"),
             ("recall_at_1", after["recall"], f"> {counts['recall']:.4f}"),
-            ("recall_at_1_untrained", before["recall"], f"< {after['recall'] - gain:.4f}"),
+            ("recall_at_1_untrained", before["recall"], "< 0.88"),
             ("recall_at_1_attracted", without["recall"], f"< {before['recall']:.4f}"),
             ("recall_at_1_counts", counts["recall"], ""),
-            ("anna_anne_cosine", after["anna_anne"], f"> {after['anna_zachary']:.4f}"),
-            ("anna_zachary_cosine", after["anna_zachary"], ""),
-            ("neighbor_edit_distance", after["neighbor_edits"], f"<= {different / 2:.4f}"),
-            ("random_edit_distance", different, ""),
             ("runtime_seconds", time.perf_counter() - started, "< 300"),
         ]
     )
@@ -529,14 +450,14 @@ def show_example(title, model):
     """Print the cosines of the three names to the three misspellings, and the loss."""
     anchors = [embed_name(model, name) for name, _ in example]
     positives = [embed_name(model, misspelling) for _, misspelling in example]
-    print(f"\n{title}. The cosines of three held-out names to three misspellings, and the share")
-    print("of the positive, which is on the diagonal:")
+    print(f"\n{title}. Cosines of three held-out names to three misspellings. The positive is")
+    print(f"on the diagonal. softmax of the row, divided by {temperature}, gives its share:")
     header = "".join(f"{misspelling:>9}" for _, misspelling in example)
     print(f"{'':8}{header}    share   -log share")
     for i, (name, _) in enumerate(example):
         cosines = [dot(anchors[i], b) for b in positives]
         share = softmax([cosine / temperature for cosine in cosines])[i]
-        row = "".join(f"{cosine:9.2f}" for cosine in cosines)
+        row = "".join(f"{cosine:9.4f}" for cosine in cosines)
         print(f"{name:8}{row}{share:9.4f}{-math.log(share):13.4f}")
     loss, _, _ = info_nce(anchors, positives)
     print(f"The loss of this batch is the mean of the last column, {loss:.4f}.")
@@ -548,33 +469,31 @@ def show_figures(figures):
         "positive": "cosine of a name to its misspelling",
         "random": "cosine of two different names",
         "recall": "share of misspelled names found",
-        "anna_anne": "cosine of anna to anne",
-        "anna_zachary": "cosine of anna to zachary",
-        "neighbor_edits": "edits from a name to its neighbor",
     }
     print(f"\nOn held-out names. {num_queries} are looked for by a misspelling, among {pool_size}.")
-    print(
-        f"Edits are a mean over {num_neighbors} names. The neighbor is the most similar other name"
-    )
-    print(
-        f"of {num_heldout}. An edit adds, drops or changes a letter. The loss does not ask for what"
-    )
-    print("the last three rows show, so they are no measure of its success.")
+    print('"counts" is the rival: it compares counts of n-grams, and is not trained.')
     print(" " * 35 + "".join(f"{way:>13}" for way in figures))
     for key, title in titles.items():
         print(f"{title:35}" + "".join(f"{row[key]:13.3f}" for row in figures.values()))
 
 
-def show_neighbors(untrained, trained, heldout):
-    """Print the most similar held-out names for each probe, before and after training."""
-    print(f"\nThe most similar of {num_heldout} held-out names, before and after training. The six")
-    print("names on the left are not among them.")
-    before = [embed_name(untrained, name) for name in heldout]
-    after = [embed_name(trained, name) for name in heldout]
-    for probe in probes:
-        for title, model, vectors in (("before", untrained, before), ("after", trained, after)):
-            found = nearest(embed_name(model, probe), vectors, 5)
-            print(f"{probe:9}{title:8}{' '.join(heldout[i] for i in found)}")
+def show_searches(names, misspellings, before, after):
+    """Print how many searches were right before and after training, and the first of them.
+
+    before[i] and after[i] are the names that were found for misspellings[i]. names[i] is right.
+    """
+    kinds = {"right right": [], "wrong right": [], "right wrong": [], "wrong wrong": []}
+    for i, misspelling in enumerate(misspellings):
+        first = "right" if before[i] == names[i] else "wrong"
+        second = "right" if after[i] == names[i] else "wrong"
+        kinds[f"{first} {second}"].append([misspelling, names[i], before[i], after[i]])
+    print("\nThe searches by what they found before and after training, the first two of each:")
+    header = ["typed", "meant", "found before", "found after"]
+    print(f"{'before after':13}{'searches':10}" + "".join(f"{x:16}" for x in header).rstrip())
+    for kind, rows in kinds.items():
+        print(f"{kind:13}{len(rows):8}")
+        for row in rows[:2]:
+            print(" " * 23 + "".join(f"{x:16}" for x in row).rstrip())
 
 
 # === REPEATED from microgpt.py, word for word ===

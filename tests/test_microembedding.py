@@ -1,6 +1,7 @@
 """microembedding against the definition of its loss, finite differences and brute force."""
 
 import collections
+import functools
 import itertools
 import math
 import random
@@ -221,12 +222,13 @@ def test_training_brings_versions_together_and_names_apart(script):
         model = dict(untrained)
         losses = list(script.train(model, names, [], 60, loss_of))
         assert script.mean(losses[-10:]) < script.mean(losses[:10])
-        vectors = [script.embed_name(model, name) for name in names[:100]]
-        queries = [script.embed_name(model, misspelling) for misspelling in misspellings]
+        vector_of = functools.partial(script.embed_name, model)
+        vectors = [vector_of(name) for name in names[:100]]
+        queries = [vector_of(misspelling) for misspelling in misspellings]
         after[loss_of] = [
             script.mean([script.dot(a, b) for a, b in zip(vectors, queries)]),
             script.mean([script.dot(a, b) for a, b in zip(vectors, vectors[1:])]),
-            script.recall_at_1(queries, vectors, script.dot),
+            script.judge(vector_of, script.dot, names[:100], misspellings)["recall"],
         ]
     positive, other, recall = after[script.info_nce]
     assert positive > other + 0.6
@@ -236,46 +238,31 @@ def test_training_brings_versions_together_and_names_apart(script):
     assert other > 0.9
 
 
-def test_nearest_against_sorting_by_hand(script):
+def test_nearest_is_the_one_with_the_highest_similarity(script):
     vectors = gaussian(20, 3)
     query = [0.3, -1.0, 0.5]
     cosines = {i: product(query, v) for i, v in enumerate(vectors)}
-    expected = sorted(cosines, key=cosines.get, reverse=True)
-    assert script.nearest(query, vectors, 5) == expected[:5]
-    assert script.nearest(query, vectors, 99) == expected
-    assert script.nearest(query, [], 3) == []
-    assert script.nearest(2.0, [5.0, 1.0, 2.5], 2, lambda a, b: -abs(a - b)) == [2, 1]
+    assert script.nearest(query, vectors, script.dot) == max(cosines, key=cosines.get)
+    assert script.nearest(2.0, [5.0, 1.0, 2.5], lambda a, b: -abs(a - b)) == 2
 
 
-def test_recall_at_1(script):
-    east, north = [1.0, 0.0], [0.0, 1.0]
-    assert script.recall_at_1([east, north], [east, north], script.dot) == 1.0
-    assert script.recall_at_1([east, east], [east, north], script.dot) == 0.5
-    assert script.recall_at_1([north], [east, north], script.dot) == 0.0
-
-
-def test_judge(script, monkeypatch):
-    """Names at known places, searched among the first three."""
-    monkeypatch.setattr(script, "pool_size", 3)
-    monkeypatch.setattr(script, "num_neighbors", 2)
-    places = {"eva": 0, "ava": 80, "max": 170, "evi": 10, "x": 30, "y": 100}
-    places |= {"anna": 0, "anne": 60, "zachary": 90}
+def test_judge(script):
+    """Names at known places, of which the last two have no misspelling."""
+    places = {"eva": 0, "ava": 80, "max": 170, "evi": 60, "x": 25, "y": 100, "z": 40}
     circle = {}
     for name, degrees in places.items():
         angle = math.radians(degrees)
         circle[name] = [math.cos(angle), math.sin(angle)]
-    figures = script.judge(circle.get, script.dot, ["eva", "ava", "max", "evi"], ["x", "y"])
-    expected = {
-        "positive": (math.cos(math.radians(30)) + math.cos(math.radians(20))) / 2,
-        "random": (math.cos(math.radians(80)) + math.cos(math.radians(90))) / 2,
-        "recall": 1.0,
-        "anna_anne": 0.5,
-        "anna_zachary": 0.0,
-        "neighbor_edits": (1 + 2) / 2,  # eva to evi, and ava to evi
-    }
+    names = ["eva", "ava", "max", "evi"]
+    figures = script.judge(circle.get, script.dot, names, ["x", "y"])
+    steps = [math.cos(math.radians(degrees)) for degrees in (80, 90, 110)]
+    positives = [math.cos(math.radians(degrees)) for degrees in (25, 20)]
+    assert figures.pop("found") == ["eva", "ava"]
+    expected = {"positive": sum(positives) / 2, "random": sum(steps) / 3, "recall": 1.0}
     assert figures == pytest.approx(expected, abs=1e-12)
-    figures = script.judge(circle.get, script.dot, ["eva", "ava", "max", "evi"], ["y", "x"])
-    assert figures["recall"] == 0.0
+    figures = script.judge(circle.get, script.dot, names, ["x", "z"])
+    assert figures["found"] == ["eva", "evi"]
+    assert figures["recall"] == 0.5
 
 
 def test_count_vectors_against_dense_cosine(script):
@@ -288,27 +275,6 @@ def test_count_vectors_against_dense_cosine(script):
         assert ours == pytest.approx(cosine, abs=1e-12)
 
 
-def edit_distance_by_recursion(a, b):
-    """Fewest insertions, deletions and replacements, from the definition."""
-    if not a or not b:
-        return len(a) + len(b)
-    return min(
-        edit_distance_by_recursion(a[1:], b) + 1,
-        edit_distance_by_recursion(a, b[1:]) + 1,
-        edit_distance_by_recursion(a[1:], b[1:]) + (a[0] != b[0]),
-    )
-
-
-def test_edit_distance(script):
-    assert script.edit_distance("kitten", "sitting") == 3
-    assert script.edit_distance("", "abc") == 3
-    assert script.edit_distance("abc", "") == 3
-    rng = random.Random(6)
-    for _ in range(60):
-        a, b = ("".join(rng.choices("ab", k=rng.randrange(6))) for _ in range(2))
-        assert script.edit_distance(a, b) == edit_distance_by_recursion(a, b)
-
-
 def test_the_examples_are_misspellings_of_held_out_names(script, monkeypatch):
     monkeypatch.setattr(script.random, "choice", lambda errors: errors)
     names = set(script.load_names())
@@ -318,17 +284,17 @@ def test_the_examples_are_misspellings_of_held_out_names(script, monkeypatch):
         assert misspelling in script.corrupt(name)
 
 
-def test_drawings(script, capsys, monkeypatch):
-    names = ["mia", "johanna", "bob", "zoe", "carla", "ann"]
-    model = some_model(script, names + script.probes)
+def test_drawings(script, capsys):
+    model = some_model(script, script.probes)
     state = random.getstate()
     script.show_example("Title", model)
-    script.show_neighbors(model, model, names)
-    monkeypatch.setattr(script, "num_neighbors", 2)
-    embed = {name: script.embed_name(model, name) for name in names + script.probes}
-    script.show_figures({"way": script.judge(embed.get, script.dot, names, ["bob"])})
+    names = ["mia", "johanna", "zoe"]
+    figures = {"positive": 0.5, "random": 0.25, "recall": 0.75, "found": names}
+    script.show_figures({"way": figures})
+    script.show_searches(names, ["mi", "jonna"], ["mia", "mia"], ["mia", "johanna"])
     drawn = capsys.readouterr().out
     assert len(drawn.split()) > 100
     assert "hannh" in drawn
+    assert "jonna" in drawn
     assert drawn.isascii()
     assert random.getstate() == state
