@@ -1,27 +1,28 @@
 """Round every weight to one byte, or to half a byte, and the model still works.
 
-The problem: a trained model is a long list of numbers, its weights. A weight is usually stored as a
-float32, which takes 4 bytes, so 7 billion weights take 28 GB. To write one token, a GPT needs
-nearly all of them. So they have to fit into memory, and have to be read from there for every token.
-Both would be easier if a weight took fewer bits.
+The problem: a trained model is a long list of numbers, its weights. As a float32, a weight takes 4
+bytes, so 7 billion weights take 28 GB. To write one token, a GPT needs nearly all of them. So they
+have to fit into memory, and have to be read from there for every token. Both would be easier if a
+weight took fewer bits. (Models of this size are usually distributed with 16 bits per weight.
+Compared with that, 8 bits are only 2 times smaller. Below, sizes are compared with float32.)
 
-The idea: lay a ruler over the weights. Its marks are evenly spaced. For each weight, store only the
-number of the nearest mark, which is a small integer. For many weights together, store once how far
-the marks are apart. This distance is called the scale. Whoever needs a weight multiplies its
-integer by the scale. The result is off by half a scale at most. With 8 bits an integer is one of
-256, so the scale can be small. With 4 bits it is one of 16.
+The idea: choose points at equal distances, like the marks of a ruler. For each weight, store only
+the number of the nearest point, which is a small integer. For many weights together, store once how
+far the points are apart. This distance is called the scale. Whoever needs a weight multiplies its
+integer by the scale. The result is off by half a scale at most. There are 256 integers of 8 bits,
+so the scale can be small. There are 16 of 4 bits.
 
     1. absmax: choose the scale. The weight that is farthest from 0 gets the largest integer if it
-       is positive, and minus the largest integer if it is negative.
+       is positive, and minus the largest integer if it is negative. One integer stays unused.
     2. quantize: divide each weight by the scale and round to the nearest integer. dequantize:
        multiply the integers by the scale, which restores the weights up to an error.
-    3. zero_point: choose the scale in another way. The integers reach from the smallest weight to
-       the largest. One more number is then stored, the integer that stands for 0.0.
+    3. zero_point: choose the scale in another way. The points reach from the smallest weight to the
+       largest, and at least to 0.0. The integer that stands for 0.0 is then stored as well.
     4. pack: write the integers into bytes, one per byte with 8 bits, two per byte with 4 bits.
        unpack: read them again.
-    5. compress: make the bytes of a matrix. A scale goes by the largest of the weights that share
-       it. So two ways are compared: one scale for the matrix, and one for each row, which is shared
-       by fewer weights. restore: make the matrix again.
+    5. compress: make the bytes of a matrix. The farther the weights that share a scale reach, the
+       larger it is. So two ways are compared: one scale for the matrix, and one for each row, which
+       is shared by fewer weights. restore: make the matrix again.
     6. round_model: take every matrix of a trained model to bytes and back. measure: count the
        bytes, and compute the loss on names that training has not seen.
 
@@ -52,11 +53,8 @@ import urllib.request
 # === CONSTANTS ===
 five_weights = (0.70, -0.20, 0.04, 0.26, -0.13)  # the example that can be rounded by hand
 outlier_row = (0.50, 2.10, -0.30, 0.20, -0.40)  # five more, one of them far larger than the rest
-precisions = (8, 4, 2)  # bits per weight to compare; 2 bits are there to see rounding fail
-shown = "layer0.attn_wq"  # the matrix that is looked at more closely
+precisions = (8, 4, 2)  # bits per weight to compare; with 2, absmax per matrix fails
 num_heldout = 500  # names to judge each version of the model by; no training step sees them
-num_input_names = 50  # names that the closer look at this matrix takes its inputs from
-error_factors = (1, 2)  # errors are made so many times as large, to see what they cost
 num_samples = 8  # names that each version writes
 n_embd = 16  # numbers per token, as in microgpt
 # the following are read by the code that is repeated from microgpt, near the end
@@ -80,18 +78,18 @@ temperature = 0.5  # of sampling: below 1, probable letters become more probable
 #   turns tokens into letters.
 # - name_loss() is the mean of -log p(next token) over a name. A blind guess has a loss of 3.30.
 # - sample() lets a model write a name.
-# - embed(model, token, position) is the vector that a position starts with. rmsnorm() rescales it
-#   before each half of a layer. dot() is the dot product of two vectors.
 
 
 # === ROUNDING: one scale for many weights, and an integer for each ===
 #
 # A stored weight is an integer q. Two more numbers say what the integers mean: the scale S, and the
-# zero Z, which is the integer that stands for 0.0. The restored weight r is
+# zero Z, which is the integer that stands for 0.0. A weight w is rounded to q and restored as r:
 #
+#     q = round(w / S) + Z, clipped to the integers of so many bits
 #     r = S * (q - Z)        (Jacob et al. 2018, eq. 1)
 #
-# So r can only be one of a few numbers, which are S apart. S and Z together are called a grid.
+# Clipped means that an integer beyond the smallest or the largest becomes that one. So r can only
+# be one of a few points, which are S apart. S and Z together are called a grid.
 
 Grid = collections.namedtuple("Grid", "scale zero")
 
@@ -130,29 +128,39 @@ def quantize(weights, grid, bits):
         restored          0.70   -0.20    0.00    0.30   -0.10
         error             0.00    0.00   -0.04    0.04    0.03
 
-    No error exceeds half a scale, 0.05, because no weight is farther from the nearest point. An
-    integer outside of the range of so many bits is moved to its end, which absmax never needs.
+    No error exceeds half a scale, 0.05, because no weight is farther from the nearest point.
     """
     ints = []
     for weight in weights:
         q = round(weight / grid.scale) + grid.zero
+        # absmax needs no clipping, but zero_point can. From -1.5 to 13.5, S is 1, Z is -6, and 13.5
+        # gets round(13.5) - 6 = 8. This becomes 7, which stands for 13. That is as near as 14.
         ints.append(max(smallest_int(bits), min(largest_int(bits), q)))
     return ints
 
 
 def dequantize(ints, grid):
-    """The restored weights that the integers stand for."""
+    """The restored weights that the integers stand for.
+
+    A fast program can do without them. An output of a matrix is the sum of the weights of a row,
+    each times an input x. With absmax this is S * sum(q * x), which needs the scale only once.
+    """
     # r = S * (q - Z)
     return [grid.scale * (q - grid.zero) for q in ints]
 
 
 def zero_point(weights, bits):
-    """The grid that reaches from the smallest weight to the largest, and uses all integers.
+    """The grid that reaches from the smallest weight to the largest, with points for all integers.
 
-    If most weights lie on one side of 0, then absmax has points on the other side that no weight
-    needs. Here the points lie where the weights lie, so they can be closer together. The five
-    weights reach from -0.20 to 0.70, so the scale is 0.90 / 15 = 0.06. The smallest weight shall
-    get the integer -8, so the zero is -8 - (-0.20) / 0.06 = -4.67. It is rounded to -5.
+    absmax reaches equally far to both sides of 0. If the weights do not, some of its points lie
+    where no weight is. Here the points lie where the weights are, so they can be closer together.
+    And the 16 integers of 4 bits have 15 gaps, of which absmax uses 14. If low is the smallest and
+    high the largest of the weights and 0.0, then
+
+        S = (high - low) / (2^bits - 1)        (Jacob et al. 2018, eq. 12)
+        Z = round(smallest integer - low / S)
+
+    The five weights reach from -0.20 to 0.70. So S = 0.90 / 15 = 0.06, and Z = round(-4.67) = -5:
 
         weight            0.70   -0.20    0.04    0.26   -0.13
         weight / scale   11.7    -3.3     0.7     4.3    -2.2
@@ -161,18 +169,16 @@ def zero_point(weights, bits):
         restored          0.72   -0.18    0.06    0.24   -0.12
         error             0.02    0.02    0.02   -0.02    0.01
 
-    The range always includes 0.0, so the zero fits into the same number of bits as all other
-    integers. The zero is rounded, so that a weight of 0.0 gets exactly this integer and stays 0.0.
+    0.0 is never outside of low and high, so Z is one of the integers of so many bits. Z is rounded,
+    so that 0.0 stays exactly 0.0. A weight is 0.0 if its connection was removed, for example, and
+    has to stay without effect. This moves all points: here they reach from -0.18 to 0.72.
 
-    With 2 bits, absmax uses only the three integers -1, 0 and 1, and this grid all four.
-
-    round() takes a half to the even integer, so a weight halfway between two points can leave the
-    range. From -1.5 to 13.5 the scale is 1, the zero is round(-6.5) = -6, and 13.5 gets
-    round(13.5) - 6 = 8. quantize() makes it 7, which stands for 13. That is as near as 14.
+    With 2 bits, absmax has only the points -S, 0 and S, and S is the largest weight. All weights
+    below half of it become 0. This grid has four points.
     """
     low = min(0.0, min(weights))
     high = max(0.0, max(weights))
-    # S = (high - low) / (n - 1): n = 2^bits points have n - 1 gaps (Jacob et al. 2018, eq. 12)
+    # n points have n - 1 gaps, and n is 2^bits
     scale = stored_scale((high - low) / (2**bits - 1))
     # low shall get the smallest integer: low = S * (smallest - Z), and so Z = smallest - low / S
     zero = round(smallest_int(bits) - low / scale)
@@ -203,7 +209,7 @@ def pack(ints, bits):
     bits, -2 becomes 14, in binary 1110. The first integer of a byte takes its lowest bits, which
     are written on the right. The five integers of absmax, 7 -2 0 3 -1, become three bytes:
 
-        7 and -2        1110 0111
+        7 and -2        1110 0111        14 * 16 + 7 = 231
         0 and 3         0011 0000
         -1              0000 1111
     """
@@ -231,33 +237,18 @@ def unpack(packed, bits, count):
     return ints[:count]
 
 
-# === WHY ROUNDING IS CHEAP: errors are small, they partly cancel, and small errors cost little ===
+# === ONE SCALE FOR MANY WEIGHTS: the largest of them decides how exact the others are ===
 #
-# The points of a grid are evenly spaced. So small weights are off by up to half a scale, just as
-# large ones are. Three things keep the effect small.
+# An outlier is a weight that is far larger than the others. With absmax it gets the largest integer
+# and loses almost nothing. But it makes the scale large, and with it the errors of all others
+# (Dettmers et al. 2022, section 3). If each row has its own scale, an outlier harms only its row.
 #
-# First, half a scale is not much in comparison with the usual weight. (The root of the mean square
-# of some numbers is called the usual one here.) The scale is the largest weight divided by 127 or
-# 7. Trained weights mostly have roughly a normal distribution, and so the largest is only a few
-# times the usual one. expected_error() says how large the errors are then.
+# Rows help without outliers, too. The largest of 16 weights is mostly smaller than the largest of
+# 1024, and so the scale is smaller. This is nearly all that rows gain in the model that is trained
+# here: they gain nearly as much if the weights of each matrix are shuffled first.
 #
-# Second, an output of a matrix is a sum of many products, each a weight times an input. Some
-# weights are rounded up, others down. So the errors partly cancel in the sum. But so do the
-# products themselves, of which some are negative. An output is therefore off by about the same part
-# of its size as the weights are, or less. output_errors() measures this for one matrix.
-#
-# Third, small errors cost very little. The change of the loss has a first-order part, which is a
-# sum over all weights: error times gradient of the loss by the weight. Ups and downs partly cancel
-# in it, and it changes its sign if all errors do. The second-order part keeps its sign, and grows
-# with the square of the errors. So show_enlarged() also takes all errors with the opposite sign:
-# the mean of both changes has no first-order part. With 4 bits, errors twice as large make this
-# mean 3.9 to 4.1 times as large (seeds 42 to 46). With 8 bits it is so small that the first-order
-# part can be larger. Then the loss may even fall.
-
-
-def root_mean_square(xs):
-    """The usual size of some numbers, whatever their signs."""
-    return math.sqrt(mean([x * x for x in xs]))
+# The price is 4 bytes per row, and one more integer with zero_point. At 4 bits, the integers of a
+# row take 8 bytes if it has 16 weights, and 2048 if it has 4096. So wide rows hardly notice it.
 
 
 def flat(matrix):
@@ -269,78 +260,6 @@ def in_rows(numbers, columns):
     """The matrix that a list of its numbers was made from: cut it into rows of so many columns."""
     return [numbers[start : start + columns] for start in range(0, len(numbers), columns)]
 
-
-def relative_error(matrix, restored):
-    """The usual error of the weights of a restored matrix, divided by the usual weight."""
-    errors = []
-    for weight, restored_weight in zip(flat(matrix), flat(restored)):
-        errors.append(restored_weight - weight)
-    return root_mean_square(errors) / root_mean_square(flat(matrix))
-
-
-def expected_error(matrix, bits):
-    """The relative error of absmax with one scale, if errors are spread evenly over -S/2 to S/2.
-
-    Numbers that are spread like this have a root mean square of S / sqrt(12). If the largest weight
-    is 4 times the usual one, then with 8 bits that is 4 / 127 / sqrt(12) = 0.009 usual weights. For
-    2 bits it is too high. All weights below half the largest become 0, so the error of each is as
-    large as the weight, and most weights are much smaller than S/2.
-    """
-    scale = absmax(flat(matrix), bits).scale
-    return scale / math.sqrt(12) / root_mean_square(flat(matrix))
-
-
-OutputErrors = collections.namedtuple("OutputErrors", "size moved worst")
-
-
-def output_errors(matrix, restored, inputs):
-    """How far rounding moves the outputs of a matrix, for inputs [number][n_in].
-
-    The matrix is [n_out][n_in]: each row makes one output. Returns three root mean squares over
-    outputs and inputs: the size of an output, how far it moves, and how far it would move at worst,
-    if all products of errors and inputs had the same sign.
-    """
-    sizes = []
-    moved = []
-    worst = []
-    for x in inputs:
-        for row, restored_row in zip(matrix, restored):
-            errors = [b - a for a, b in zip(row, restored_row)]
-            sizes.append(dot(row, x))
-            moved.append(dot(errors, x))
-            worst.append(dot([abs(e) for e in errors], [abs(xi) for xi in x]))
-    return OutputErrors(root_mean_square(sizes), root_mean_square(moved), root_mean_square(worst))
-
-
-def attention_inputs(model, tokens):
-    """What the first attention matrices are multiplied with: a vector for each token of a name."""
-    # embed() ends with rmsnorm(). gpt() begins each layer with another one.
-    return [rmsnorm(embed(model, token, i)) for i, token in enumerate(tokens[:block_size])]
-
-
-def enlarge_errors(model, restored, factor):
-    """A model in which each weight has `factor` times the error that it has in `restored`."""
-    enlarged = {}
-    for name, matrix in model.items():
-        enlarged[name] = []
-        for row, restored_row in zip(matrix, restored[name]):
-            errors = [b - a for a, b in zip(row, restored_row)]
-            enlarged[name].append([a + factor * e for a, e in zip(row, errors)])
-    return enlarged
-
-
-# === ONE SCALE FOR MANY WEIGHTS: the largest of them decides how exact the others are ===
-#
-# An outlier is a weight that is far larger than the others. With absmax it gets the largest integer
-# and loses almost nothing. But the scale goes by it, so the errors of all others become larger
-# (Dettmers et al. 2022, section 3). If each row has its own scale, an outlier harms only its row.
-#
-# Rows help without outliers, too. The largest of 16 weights is mostly smaller than the largest of
-# 1024, and so the scale is smaller. The model that is trained here has no outliers, and this is
-# nearly all that its rows gain: rows of mixed() weights are nearly as exact.
-#
-# The price is 4 bytes per row. At 4 bits, the integers of a row take 8 bytes if it has 16 weights,
-# and 2048 if it has 4096. So wide rows hardly notice the price.
 
 # find_grid is absmax or zero_point.
 Method = collections.namedtuple("Method", "bits find_grid per_row")
@@ -371,35 +290,83 @@ def compress(matrix, method):
 def restore(stored, rows, columns, method):
     """The matrix [rows][columns] that the bytes of compress() stand for."""
     num_groups = rows if method.per_row else 1
+    group_size = rows * columns // num_groups
     ints = unpack(stored.ints, method.bits, rows * columns)
     scales = struct.unpack(f"<{num_groups}f", stored.scales)
     zeros = [0] * num_groups
     if method.find_grid is zero_point:
         zeros = unpack(stored.zeros, method.bits, num_groups)
     weights = []
-    for i, group in enumerate(in_rows(ints, rows * columns // num_groups)):
+    for i, group in enumerate(in_rows(ints, group_size)):
         weights += dequantize(group, Grid(scales[i], zeros[i]))
     return in_rows(weights, columns)
 
 
 def round_model(model, method):
-    """Take every matrix of a model of floats to bytes and back."""
+    """Take every matrix of a model to bytes and back. Return the restored model, and the bytes."""
     restored = {}
+    stored = {}
     for name, matrix in model.items():
-        stored = compress(matrix, method)
-        restored[name] = restore(stored, len(matrix), len(matrix[0]), method)
-    return restored
+        stored[name] = compress(matrix, method)
+        restored[name] = restore(stored[name], len(matrix), len(matrix[0]), method)
+    return restored, stored
 
 
-def mixed(matrix):
-    """A matrix with the same weights in random order."""
-    weights = flat(matrix)
-    random.Random(42).shuffle(weights)  # this generator does not change later random numbers
-    return in_rows(weights, len(matrix[0]))
+# === WHY ROUNDING IS CHEAP: errors are small, and small errors cost little ===
+#
+# First, half a scale is not much in comparison with the usual weight. (The root of the mean square
+# of some numbers is called the usual one here.) The scale of absmax is the largest weight divided
+# by 127 or 7. In this model the weights have roughly a normal distribution, and so the largest is
+# only a few times the usual one. An output of a matrix is a sum of products. Some of them are
+# positive and some negative, and so are their errors. So an output is off by about the same part
+# of its size as the weights (with 4 bits, 0.140 of it and 0.158 of them in layer0.attn_wq).
+#
+# Second, small errors cost very little. If the weights w_i have the errors e_i, the loss becomes
+#
+#     loss(w + e) = loss(w) + sum g_i e_i + (1/2) sum h_ij e_i e_j + ...
+#
+# g_i is the gradient by w_i, and h_ij the second derivative by w_i and w_j. In the first sum, ups
+# and downs partly cancel, and it changes its sign if all errors do. So it is absent from the mean
+# of loss(w + e) and loss(w - e). The second sum keeps its sign, and grows with the square of the
+# errors. With 4 bits, errors twice as large raise this mean 3.9 to 4.1 times as much (seeds 42 to
+# 46). With 8 bits the first sum can be the larger one, and the loss may even fall.
+
+
+def root_mean_square(xs):
+    """The usual size of some numbers, whatever their signs."""
+    return math.sqrt(mean([x * x for x in xs]))
+
+
+def relative_error(matrix, restored):
+    """The usual error of the weights of a restored matrix, divided by the usual weight."""
+    errors = []
+    for weight, restored_weight in zip(flat(matrix), flat(restored)):
+        errors.append(restored_weight - weight)
+    return root_mean_square(errors) / root_mean_square(flat(matrix))
+
+
+def expected_error(matrix, bits):
+    """The relative error of absmax with one scale, if errors are spread evenly over -S/2 to S/2.
+
+    Numbers that are spread like this have a root mean square of S / sqrt(12). If the largest weight
+    is 4 times the usual one, then with 8 bits that is 4 / 127 / sqrt(12) = 0.009 usual weights.
+    """
+    scale = absmax(flat(matrix), bits).scale
+    return scale / math.sqrt(12) / root_mean_square(flat(matrix))
+
+
+def enlarge_errors(model, restored, factor):
+    """The model w + factor * e, if w are the weights of `model` and w + e those of `restored`."""
+    enlarged = {}
+    for name, matrix in model.items():
+        enlarged[name] = []
+        for row, restored_row in zip(matrix, restored[name]):
+            enlarged[name].append([w + factor * (r - w) for w, r in zip(row, restored_row)])
+    return enlarged
 
 
 # === HOW GOOD IS IT: bytes, errors, and the loss on names that training has not seen ===
-Difference = collections.namedtuple("Difference", "mean standard_error")
+Increase = collections.namedtuple("Increase", "mean standard_error")
 Measured = collections.namedtuple("Measured", "model weight_bytes all_bytes errors losses increase")
 
 
@@ -421,28 +388,22 @@ def relative_errors(model, restored):
     return {name: relative_error(model[name], restored[name]) for name in model}
 
 
-def mean_error(model, method):
-    """The relative error of a matrix that is rounded by a method: the mean over all matrices."""
-    return mean(list(relative_errors(model, round_model(model, method)).values()))
-
-
 def all_losses(model, heldout):
     """The loss of each held-out name, which is given as its tokens."""
     return [name_loss(model, tokens) for tokens in heldout]
 
 
-def difference(losses, others, float_loss):
-    """How much larger losses are than others, name by name: the mean, and its standard error.
+def relative_increase(losses, float_losses):
+    """The increase of the loss, name by name, divided by the mean loss before rounding.
 
-    Both are divided by float_loss, the loss before rounding. The standard error says how far the
-    mean may be off because other names could have been held out. It does not say what another
-    training run would give. For example, with 4 bits and a scale per row absmax has a lower loss
-    than zero_point with the seeds 42 and 46, and a higher one with 43, 44 and 45.
+    Returns the mean and its standard error, which says how far the mean may be off because other
+    names could have been held out. It does not say what another training run would give.
     """
-    changes = [(loss - other) / float_loss for loss, other in zip(losses, others)]
-    center = mean(changes)
-    variance = math.fsum((change - center) ** 2 for change in changes) / (len(changes) - 1)
-    return Difference(center, math.sqrt(variance / len(changes)))
+    unit = mean(float_losses)
+    increases = [(loss - before) / unit for loss, before in zip(losses, float_losses)]
+    center = mean(increases)
+    variance = math.fsum((x - center) ** 2 for x in increases) / (len(increases) - 1)
+    return Increase(center, math.sqrt(variance / len(increases)))
 
 
 def measure(model, method, heldout, float_losses):
@@ -451,10 +412,9 @@ def measure(model, method, heldout, float_losses):
     Returns the restored model, the bytes of its integers and of all that is stored, the relative
     error of each matrix, the loss of each held-out name, and the relative increase of the loss.
     """
-    stored = [compress(matrix, method) for matrix in model.values()]
-    weight_bytes = sum(len(parts.ints) for parts in stored)
-    grid_bytes = sum(len(parts.scales) + len(parts.zeros) for parts in stored)
-    restored = round_model(model, method)
+    restored, stored = round_model(model, method)
+    weight_bytes = sum(len(parts.ints) for parts in stored.values())
+    grid_bytes = sum(len(parts.scales) + len(parts.zeros) for parts in stored.values())
     losses = all_losses(restored, heldout)
     return Measured(
         restored,
@@ -462,13 +422,13 @@ def measure(model, method, heldout, float_losses):
         weight_bytes + grid_bytes,
         relative_errors(model, restored),
         losses,
-        difference(losses, float_losses, mean(float_losses)),
+        relative_increase(losses, float_losses),
     )
 
 
-def worst_ratio(errors, others):
-    """The largest of the ratios error / other over all matrices."""
-    return max(errors[name] / others[name] for name in errors)
+def worst_ratio(row_errors, matrix_errors):
+    """The error with a scale per row / with one scale, of the matrix that rows help the least."""
+    return max(row_errors[name] / matrix_errors[name] for name in row_errors)
 
 
 # === MAIN ===
@@ -476,8 +436,9 @@ def main():
     started = time.perf_counter()
     random.seed(42)
 
-    # Five weights by hand, and their bytes.
+    # Five weights by hand, their bytes, and what an outlier does to weights that share its scale.
     show_five_weights(five_weights)
+    show_outlier(five_weights, outlier_row, 4)
 
     # A trained model, and names that it has not seen. Some names stand in the list twice.
     names = load_names()
@@ -491,13 +452,10 @@ def main():
     show_training(train(model, names[:num_steps], chars), num_steps)
     model = float32_model(as_floats(model))
 
-    # Why is rounding cheap? And what do weights that share a scale do to each other?
+    # Why is rounding cheap?
     float_losses = all_losses(model, heldout)
     show_weights(model)
-    show_cancelling(model, heldout[:num_input_names])
     show_enlarged(model, heldout, mean(float_losses))
-    show_outlier(five_weights, outlier_row, 4)
-    show_mixed(model, 4)
 
     # What does each method cost, in bytes and in loss?
     float_bytes = float32_bytes(model)
@@ -509,12 +467,13 @@ def main():
         show_method(method, found[method], float_bytes)
     int8, int4, int2 = [found[Method(bits, absmax, False)] for bits in (8, 4, 2)]
     int4_rows = found[Method(4, absmax, True)]
-    gain = difference(int4.losses, int4_rows.losses, mean(float_losses))
+    rows_ratio = worst_ratio(int4_rows.errors, int4.errors)
+    print(f"The matrix that rows help least keeps {rows_ratio:.4f} of its error (4 bits, absmax).")
     show_samples({32: model, 8: int8.model, 4: int4.model, 2: int2.model}, chars)
 
-    # All are of absmax. The scale is per row in results with "rows" in their name, else per matrix.
-    # Ranges are over seeds 42 to 46. int4_rows_increase has 0.0001 to 0.0033, rows_error_ratio
-    # 0.70 to 0.77. int4_rows_gain_error is the error of int4_loss_increase - int4_rows_increase.
+    # Results with int8, int4 or int2 are of absmax, with a scale per row if "rows" is in the name,
+    # else per matrix. Ranges are over seeds 42 to 46. int4_rows_increase has 0.0001 to 0.0033, and
+    # rows_error_ratio 0.70 to 0.77.
     print_results(
         [
             ("float_loss", mean(float_losses), "< 2.45"),  # 2.31 to 2.37
@@ -522,8 +481,7 @@ def main():
             ("int4_loss_increase", int4.increase.mean, "<= 0.25"),  # 0.0033 to 0.0108: loose too
             ("int2_loss_increase", int2.increase.mean, "> 0.1"),  # 0.26 to 0.38
             ("int4_rows_increase", int4_rows.increase.mean, f"< {int4.increase.mean:.4f}"),
-            ("int4_rows_gain_error", gain.standard_error, ""),
-            ("rows_error_ratio", worst_ratio(int4_rows.errors, int4.errors), "< 1"),
+            ("rows_error_ratio", rows_ratio, "< 1"),
             ("int8_weights_ratio", float_bytes / int8.weight_bytes, "== 4"),
             ("int4_weights_ratio", float_bytes / int4.weight_bytes, "== 8"),
             ("int8_ratio", float_bytes / int8.all_bytes, ""),
@@ -567,65 +525,6 @@ def show_five_weights(weights):
     print(f"The byte is {byte[:4]} {byte[4:]} = {packed[0]}. Read again: {unpack(packed, 4, 2)}")
 
 
-def show_weights(model):
-    """Print how the weights are distributed, beside the normal distribution, and their errors."""
-    ratios = []  # of each weight and the usual weight of its matrix
-    for matrix in model.values():
-        usual = root_mean_square(flat(matrix))
-        ratios += [weight / usual for weight in flat(matrix)]
-    largest = math.ceil(10 * max(abs(ratio) for ratio in ratios)) / 10
-    print("\nWhy is rounding cheap? The scale goes by the largest weight of a matrix. In no matrix")
-    print(f"is that more than {largest:.1f} times the usual weight (the root mean square):")
-    print("weight / usual   percent of weights   of a normal distribution   # is a percent")
-    for low in range(-5, 5):
-        percent = 100 * mean([low <= ratio < low + 1 for ratio in ratios])
-        normal = 50 * (math.erf((low + 1) / 2**0.5) - math.erf(low / 2**0.5))
-        line = f"{low:5d} to {low + 1:2d}{percent:17.1f}{normal:23.1f}          "
-        print(f"{line}{'#' * round(percent)}".rstrip())
-    print("\nThe usual error of a weight, divided by the usual weight: a mean over the matrices")
-    print("(absmax, one scale for each matrix). An error of scale / sqrt(12) is expected:")
-    print("bits   expected   measured")
-    for bits in precisions:
-        expected = mean([expected_error(matrix, bits) for matrix in model.values()])
-        measured = mean_error(model, Method(bits, absmax, False))
-        print(f"{bits:4d}{expected:11.4f}{measured:11.4f}")
-
-
-def show_cancelling(model, names):
-    """Print how far rounding moves the outputs of the matrix that is looked at more closely."""
-    inputs = []
-    for tokens in names:
-        inputs += attention_inputs(model, tokens)
-    matrix = model[shown]
-    restored = round_model({shown: matrix}, Method(4, absmax, False))[shown]
-    found = output_errors(matrix, restored, inputs)
-    part = found.moved / found.size
-    weight_part = relative_error(matrix, restored)
-    print(f"\nOutputs of {shown} with 4 bits, each a sum of {len(inputs[0])} products, in root")
-    print("mean square:")
-    print(f"size of an output        {found.size:.3f}")
-    print(f"its error                {found.moved:.3f} = {part:.3f} of the size")
-    print(f"if no errors cancelled   {found.worst:.3f}")
-    print(f"error of the weights             {weight_part:.3f} of their size")
-
-
-def show_enlarged(model, heldout, float_loss):
-    """Print what larger errors would cost, and errors of the opposite sign."""
-    print(f"\nIncrease of the held-out loss, divided by {float_loss:.4f}, which is the loss before")
-    print("rounding, if all errors of weights are multiplied by a factor or by minus the factor:")
-    print("bits  factor  times factor  times -factor  mean of both")
-    for bits, factor in itertools.product((8, 4), error_factors):
-        restored = round_model(model, Method(bits, absmax, False))
-        losses = all_losses(enlarge_errors(model, restored, factor), heldout)
-        opposite_losses = all_losses(enlarge_errors(model, restored, -factor), heldout)
-        increase = mean(losses) / float_loss - 1
-        opposite = mean(opposite_losses) / float_loss - 1
-        both = (increase + opposite) / 2
-        print(f"{bits:4d}{factor:8d}{increase:14.6f}{opposite:15.6f}{both:14.6f}")
-    print("The mean goes with the square of the errors. The rest changes its sign with theirs, so")
-    print("it can make an increase negative. So a negative one is no merit of a method.")
-
-
 def show_outlier(first_row, second_row, bits):
     """Print how two rows are restored, with one scale for both and with a scale for each."""
     print(f"\nWhat an outlier does, with absmax and {bits} bits: the five weights again, in a")
@@ -646,22 +545,57 @@ def show_outlier(first_row, second_row, bits):
     print("nothing, because the outlier is in it.")
 
 
-def show_mixed(model, bits):
-    """Print what a scale for each row gains, also with rows of mixed weights."""
-    mixed_model = {name: mixed(matrix) for name, matrix in model.items()}
-    per_row = Method(bits, absmax, True)
-    print(f"\nError of the weights with {bits} bits and absmax, a mean over the matrices as above:")
-    print(f"one scale for each matrix  {mean_error(model, Method(bits, absmax, False)):.4f}")
-    print(f"a scale for each row       {mean_error(model, per_row):.4f}")
-    print(f"the same, weights mixed    {mean_error(mixed_model, per_row):.4f}")
+def show_weights(model):
+    """Print how the weights are distributed, beside the normal distribution, and their errors."""
+    ratios = []  # of each weight and the usual weight of its matrix
+    for matrix in model.values():
+        usual = root_mean_square(flat(matrix))
+        ratios += [weight / usual for weight in flat(matrix)]
+    largest = math.ceil(10 * max(abs(ratio) for ratio in ratios)) / 10
+    print("\nWhy is rounding cheap? absmax makes the scale from the largest weight. In no matrix")
+    print(f"is that more than {largest:.1f} times the usual weight (the root mean square):")
+    print("weight / usual   percent of weights   of a normal distribution   one # per percent")
+    for low in range(-5, 5):
+        percent = 100 * mean([low <= ratio < low + 1 for ratio in ratios])
+        normal = 50 * (math.erf((low + 1) / 2**0.5) - math.erf(low / 2**0.5))
+        line = f"{low:5d} to {low + 1:2d}{percent:17.1f}{normal:23.1f}          "
+        print(f"{line}{'#' * round(percent)}".rstrip())
+    print("\nThe usual error of a weight, divided by the usual weight: a mean over the matrices")
+    print("(absmax, one scale for each matrix). An error of scale / sqrt(12) is expected:")
+    print("bits   expected   measured")
+    for bits in (8, 4):
+        expected = mean([expected_error(matrix, bits) for matrix in model.values()])
+        restored, _ = round_model(model, Method(bits, absmax, False))
+        measured = mean(list(relative_errors(model, restored).values()))
+        print(f"{bits:4d}{expected:11.4f}{measured:11.4f}")
+
+
+def show_enlarged(model, heldout, float_loss):
+    """Print what the errors cost, with both signs, and what errors twice as large would cost."""
+    print("\nIncrease of the held-out loss if weights w become w + e or w - e. e is the errors of")
+    print("absmax with one scale for each matrix, taken once or twice. The increase is divided")
+    print(f"by {float_loss:.4f}, the loss before rounding:")
+    print("bits      e       w + e       w - e        mean")
+    for bits, factor in itertools.product((8, 4), (1, 2)):
+        restored, _ = round_model(model, Method(bits, absmax, False))
+        losses = all_losses(enlarge_errors(model, restored, factor), heldout)
+        opposite_losses = all_losses(enlarge_errors(model, restored, -factor), heldout)
+        increase = mean(losses) / float_loss - 1
+        opposite = mean(opposite_losses) / float_loss - 1
+        both = (increase + opposite) / 2
+        size = {1: "once", 2: "twice"}[factor]
+        print(f"{bits:4d}{size:>7}{increase:12.6f}{opposite:12.6f}{both:12.6f}")
+    print("The mean grows with the square of e. The rest changes its sign with e, and can make")
+    print("the loss fall.")
 
 
 def show_heading(float_bytes, float_loss):
     """Print the heading of the table of methods, and what they are compared with."""
     print("\nEach method. Integers: their bytes. All: the bytes with scales and zeros. Smaller:")
     print("bytes of float32 / all. Error: of the weights, as above. Increase: of the loss, divided")
-    print(f"by {float_loss:.4f}, +- its standard error over held-out names. Other training runs")
-    print("can put close results in another order.")
+    print(f"by {float_loss:.4f}, +- its standard error over held-out names. A part of it can have")
+    print("either sign, see above. So a smaller error need not cost less, an increase just below 0")
+    print("is no merit, and another training run can put close results in another order.")
     print("                              integers     all  smaller   error    loss    increase")
     line = f"32 bits, float32{float_bytes:22d}{float_bytes:8d}{1:9.2f}"
     print(f"{line}{float_loss:16.4f}")

@@ -9,19 +9,13 @@ import struct
 
 import pytest
 from support import float_gpt
-from support.numbers import flat, gaussian, gpt_matrices, matvec
+from support.numbers import flat, gaussian, gpt_matrices
 
 CHARS = list("abcdefghijklmnopqrstuvwxyz")
 PARAMS, MATRICES, ROWS = 4192, 9, 27 + 16 + 27 + 4 * 16 + 64 + 16
 ROUNDED = 0.5 + 255 * 2**-24 + 1e-7  # half a scale; float32 scales are off by 2^-24 of themselves
 each_grid = pytest.mark.parametrize("grid", ["absmax", "zero_point"])
 each_precision = pytest.mark.parametrize("bits", [8, 4, 2])
-
-
-def test_what_rows_gain_at_int4_is_more_than_its_standard_error(run):
-    m = run.metrics
-    assert 0.0005 < m["int4_rows_gain_error"] < 0.003
-    assert m["int4_loss_increase"] - m["int4_rows_increase"] > m["int4_rows_gain_error"]
 
 
 def test_sizes_with_the_scales_are_those_of_the_formula(run):
@@ -273,32 +267,6 @@ def test_expected_error_is_that_of_many_evenly_spread_weights(script):
         assert script.relative_error(weights, [restored]) == pytest.approx(expected, rel=1e-3)
 
 
-def test_output_errors(script):
-    """By matrix products: W x, (R - W) x, and |R - W| |x|."""
-    matrix, restored, inputs = gaussian(3, 5), gaussian(3, 5, seed=4), gaussian(4, 5, seed=5)
-    pairs = list(zip(matrix, restored))
-    errors = [[b - a for a, b in zip(row, other)] for row, other in pairs]
-    without_signs = [[abs(e) for e in row] for row in errors]
-    sizes, moved, worst = [], [], []
-    for x in inputs:
-        sizes += matvec(matrix, x)
-        moved += matvec(errors, x)
-        worst += matvec(without_signs, [abs(xi) for xi in x])
-    expected = [math.hypot(*xs) / math.sqrt(len(xs)) for xs in (sizes, moved, worst)]
-    assert script.output_errors(matrix, restored, inputs) == pytest.approx(expected)
-
-
-def test_attention_inputs_are_what_the_keys_are_made_of(script):
-    model, tokens, cache = gpt_matrices(), script.encode("bartholomewjames", CHARS), {}
-    inputs = script.attention_inputs(model, tokens)
-    for position in range(16):
-        script.gpt(model, tokens[position], position, cache)
-    keys, _ = cache[0]
-    expected = [matvec(model["layer0.attn_wk"], x) for x in inputs]
-    assert flat(keys) == pytest.approx(flat(expected))
-    assert len(inputs) == 16
-
-
 # --- the model ---
 
 
@@ -311,7 +279,7 @@ def test_round_model_and_measure(script, grid):
     for bits, per_row in itertools.product((8, 4), (False, True)):
         method = script.Method(bits, getattr(script, grid), per_row)
         found = script.measure(model, method, heldout, losses)
-        assert found.model == script.round_model(model, method)
+        assert found.model == script.round_model(model, method)[0]
         assert list(found.model) == list(model)
         for name, matrix in model.items():
             expected = referenced(matrix, bits, grid, per_row)
@@ -319,8 +287,6 @@ def test_round_model_and_measure(script, grid):
             off = math.fsum((a - b) ** 2 for a, b in zip(flat(matrix), expected))
             size = math.fsum(w * w for w in flat(matrix))
             assert found.errors[name] == pytest.approx(math.sqrt(off / size))
-        mean_error = statistics.fmean(found.errors.values())
-        assert script.mean_error(model, method) == pytest.approx(mean_error)
         assert found.weight_bytes == PARAMS * bits / 8
         groups = [len(matrix) if per_row else 1 for matrix in model.values()]
         zeros = sum(math.ceil(n * bits / 8) for n in groups) if grid == "zero_point" else 0
@@ -331,9 +297,9 @@ def test_round_model_and_measure(script, grid):
         assert found.increase.mean == pytest.approx(statistics.fmean(changes))
 
 
-def test_difference_and_worst_ratio(script):
-    found = script.difference([3.0, 4.5, 0.0, 9.0], [1.0, 1.0, 1.0, 1.0], 2.0)
-    xs = [1.0, 1.75, -0.5, 4.0]
+def test_relative_increase_and_worst_ratio(script):
+    found = script.relative_increase([3.0, 4.5, 0.0, 9.0], [2.0, 1.0, 3.0, 2.0])  # of 2 on average
+    xs = [0.5, 1.75, -1.5, 3.5]
     assert found == (pytest.approx(statistics.fmean(xs)), pytest.approx(statistics.stdev(xs) / 2))
     assert (
         script.worst_ratio({"a": 1.0, "b": 3.0, "c": 2.0}, {"a": 4.0, "b": 4.0, "c": 4.0}) == 0.75
@@ -344,12 +310,3 @@ def test_enlarged_errors_are_differences_times_a_factor(script):
     model, restored = {"a": [[1.0, 2.0], [3.0, -4.0]]}, {"a": [[1.5, 2.0], [2.0, -4.25]]}
     assert script.enlarge_errors(model, restored, 2) == {"a": [[2.0, 2.0], [1.0, -4.5]]}
     assert script.enlarge_errors(model, restored, -1) == {"a": [[0.5, 2.0], [4.0, -3.75]]}
-
-
-def test_mixed_weights_only_change_places(script):
-    matrix, state = gaussian(5, 16), random.getstate()
-    mixed = script.mixed(matrix)
-    assert random.getstate() == state
-    assert [len(row) for row in mixed] == [16] * 5
-    assert sorted(flat(mixed)) == sorted(flat(matrix))
-    assert max(len(set(row) & set(other)) for row, other in zip(matrix, mixed)) < 12
