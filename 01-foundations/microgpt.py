@@ -634,8 +634,8 @@ def main():
     bigram_heldout_loss = mean([bigram_loss(bigrams, encode(name, chars)) for name in heldout])
 
     # Does what it writes look like names? is_pronounceable() asks for what is usual. A temperature
-    # of 0.5 makes the GPT's names more usual than real ones are. (At temperature 1, the rate is
-    # 0.49.) It makes many names by pairs too short: nearly half have one or two letters.
+    # of 0.5 makes the GPT's names more usual than real ones are. It makes many names by pairs too
+    # short: nearly half have one or two letters.
     known = common_trigrams(set(names) - set(heldout))
     samples = [spell(sample(model), chars) for _ in range(num_samples)]
     bigram_samples = [spell(sample_bigrams(bigrams), chars) for _ in range(num_samples)]
