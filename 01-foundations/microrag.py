@@ -1,42 +1,43 @@
 """A model that may look things up can answer what its weights never saw.
 
 The problem: what a language model knows, training has written into its parameters, which are also
-called its weights. Of what it met seldom, it keeps next to nothing, and of what it met often only
-a part. It cannot know what is newer than its training. And if it does not know an answer, it writes
-one all the same: it invents. The small network below shows all of this.
+called its weights. What it met seldom it does not keep. It cannot know what is newer than its
+training. And if it does not know an answer, it writes one all the same: it invents. The small
+network below shows all of this.
 
 The idea of retrieval-augmented generation (RAG): keep the facts as texts outside the model. For
 each question, look for the text that fits best, and give it to the model together with the
 question. Then the model need not remember the fact. It only has to read. To add a fact, we add a
 text, and train nothing. Here the texts are 100 paragraphs about cities that do not exist.
 
-A retriever (steps 1 and 2) finds the text. A reader (steps 3 to 7) copies the answer by look and
-letters_at. The small network mlp is for comparison: without a text, it has to spell from memory.
+A retriever (steps 1 and 2) finds the text. A reader (steps 3 to 7) looks at it and writes the
+answer. A small network, called mlp, writes every answer. With a text, it mostly passes on the
+letters that the reader sees. Without one, it has to spell from memory. This is for comparison.
 
     1. add_document: note for each word which texts contain it, and how often. This is called an
        inverted index.
     2. search: give each text points for each word that it shares with the question. A word that
-       few texts contain gives more points than a word that many contain. Take the text with the
-       most points. The rule is called BM25. It only counts words, so nothing has to be trained.
+       few texts contain gives more points than a word that many contain. Repetitions add points,
+       and a long text gets fewer. Take the best text. This rule, BM25, needs no training.
     3. embed_question: turn the question into a vector, the sum of one learned vector per word. It
        expresses what is asked for, such as a river, and of which city.
     4. look: share out the reader's attention among the words of the text. In our texts, the word
-       before a name tells what the name is. So each common word has a learned vector, its cue. The
-       better the cue fits the vector of the question, the more attention the next word gets. If a
-       river is asked for, a word after "across" should get nearly all.
+       before a name tells what the name is: after "across" stands a river. So each common word
+       has a learned vector, its cue. The better the cue of "across" fits the vector of the
+       question, the more attention goes to the word after "across".
     5. letters_at: for each letter, add up the attention of the words that begin with it. If vaben
        gets 0.9 and mill 0.1, the reader sees v with 0.9 and m with 0.1. Then do the same with the
        second letters, with the third, and so on.
     6. generate: write the answer character by character. mlp gets four inputs: the vector of the
-       question, the letters seen, the character written last, and the place, which is how many
-       characters are written. It computes a number for each of 18 letters and for the end mark.
-       Write the one with the largest number. Stop at the end mark, or after six characters.
+       question, the letters seen, the character written last, and the place (0, 1, 2, ...). It
+       computes a number for each of 18 letters and for the end mark. Write the one with the largest
+       number. Stop at the end mark, or after six characters.
     7. train_reader: train the reader on questions with known answers, so that the right letters
        become more probable. Nothing tells it which word to look at.
 
-With a text, mlp should pass on the letters seen, but it sometimes alters them if the question is
-about a city that it was often asked about. At the end, evaluate asks the same questions with the
-text that was found, without a text and with a wrong text. It also asks about texts added later.
+What mlp remembers can interfere: mlp sometimes alters the letters seen if the question is about
+a city that it was often asked about. At the end, evaluate asks the same questions with the text
+that was found, without a text and with a wrong text. It also asks about texts added later.
 
 RAG is from Lewis et al. (2020). They find several texts by comparing vectors, and a pretrained
 transformer reads them. BM25 is described by Robertson & Zaragoza (2009). Copying from the input by
@@ -58,8 +59,8 @@ bm25_k1 = 1.2  # k1 of BM25: how slowly repetitions of a word lose their value
 bm25_b = 0.75  # b of BM25: how much the length of a text counts, from 0 to 1
 num_documents = 100  # paragraphs in the index during training, about one city each
 num_added = 60  # paragraphs that are put into the index after training
-num_countries = 20  # each city lies in one of them
-num_often = 10  # the first 10 cities get 8 of 10 training questions without a text
+num_countries = 20  # each city lies in one; the added cities have 20 of their own
+num_often = 10  # without a text, 8 of 10 training questions are kept for the first 10 cities
 CHARS = "aeioubdfgklmnrstvz."  # letters of the names, and the end mark
 end_mark = "."  # ends every answer
 max_answer = 6  # characters of the longest answer: five letters and the end mark
@@ -87,18 +88,19 @@ eps_adam = 1e-8  # keeps Adam's division finite
 
 # === THE RETRIEVER: which text is the question about? ===
 #
-# BM25 gives every document a score for a question. The words of the question are called terms. tf,
-# the term frequency, is how often a term stands in the document. The length is the number of words
-# in the document. k1 and b are the constants bm25_k1 and bm25_b. The score is a sum over the terms
-# that the document contains:
+# BM25 gives every document a score for a question. The words of the question are called terms. The
+# score is a sum over the terms that the document contains:
 #
 #     score(question, document) = sum of  idf(term) * tf * (k1 + 1) / (tf + k1 * norm)
+#     idf(term) = ln(1 + (N - df + 0.5) / (df + 0.5))
 #     norm = 1 - b + b * length / average length
 #
-# There are three ideas in this:
+# tf, the term frequency, is how often the term stands in the document. df, the document frequency,
+# is how many of the N documents have the term. The length is the number of words in the document.
+# k1 and b are the constants bm25_k1 and bm25_b. There are three ideas in this:
 #
-# - A rare term says more. idf(term), the inverse document frequency, is large if few documents
-#   contain the term. A word such as "the" stands in all of them, so it gives hardly any points.
+# - A rare term says more. idf, the inverse document frequency, is large if df is small. "the"
+#   stands in all documents, so it gives hardly any points.
 # - A repeated term says more, but each repetition adds less than the one before. In a document of
 #   average length, norm is 1 - b + b = 1. With k1 = 1.2, idf(term) is then multiplied by
 #
@@ -151,10 +153,7 @@ def add_document(index, text):
 
 
 def idf(index, term):
-    """How much a term says: ln(1 + (N - df + 0.5) / (df + 0.5)).
-
-    N is the number of documents, and df, the document frequency, is how many of them have the term.
-    With N = 100:
+    """How much a term says. With N = 100:
 
         df           0       1       10      50      100
         idf          5.31    4.21    2.26    0.69    0.005
@@ -195,10 +194,10 @@ def bm25_scores(index, question):
 def search(index, question, k):
     """The numbers of the k documents with the highest scores, the best first.
 
-    Of documents with equal scores, the older one comes first. The result is shorter than k if fewer
-    documents share a term with the question.
+    The result is shorter than k if fewer documents share a term with the question.
     """
     scores = bm25_scores(index, question)
+    # Sort by falling score. Of equal scores, the one with the smaller number comes first.
     best_first = sorted(scores, key=lambda document: (-scores[document], document))
     return best_first[:k]
 
@@ -285,8 +284,8 @@ def describe(city, facts, cities):
 
 # === THE QUESTIONS: no document has the noun that is asked for ===
 #
-# So the noun earns no points. Small talk apart, 225 of the 400 questions of main() share nothing
-# with their document but the city and "the". The reader learns that a realm follows "in" or "of".
+# So the noun earns no points. The right document gets most of its points for the city. And the
+# reader has to learn that a realm follows "in" or "of".
 NOUNS = {
     "country": ["country", "nation", "realm"],
     "river": ["river", "stream", "waterway"],
@@ -301,8 +300,8 @@ FRAMES = [
     "i forgot the {noun} of {city}",
     "{city} has what {noun}",
 ]
-# The frames for the first, second and third noun of a relation, in training and held out from it.
-# So each noun and each frame occurs in training, but a held-out pair does not.
+# Frame numbers for the first, second and third noun of a relation. "what country does fezos have"
+# (first noun, frame 0) is held out of training. But each noun and each frame occurs in training.
 TRAINING_FRAMES = [[1, 2, 4, 5], [0, 2, 3, 5], [0, 1, 3, 4]]
 HELDOUT_FRAMES = [[0, 3], [1, 4], [2, 5]]
 
@@ -314,8 +313,8 @@ def ask(city, relation, heldout):
     frame_numbers = HELDOUT_FRAMES if heldout else TRAINING_FRAMES
     frame = FRAMES[random.choice(frame_numbers[noun_number])]
     question = frame.format(noun=noun, city=city)
-    # The small talk gives points to texts with such a remark. If one also mentions the city, it can
-    # win, as in 39 of the 40 misses of main(). Without small talk, 0.99 would be found, not 0.90.
+    # The small talk gives points to texts with such a remark. A wrong text that also mentions the
+    # city can win by them. Without small talk, 0.99 would be found, not 0.90.
     return f"i saw the {random.choice(LOOKS)} {random.choice(THINGS)}. {question}?"
 
 
@@ -337,9 +336,9 @@ def make_batches(paragraphs):
     """Questions to train with: for each step one with its text, and one without.
 
     Both are dicts of "question", "text" ("" if there is none) and "answer". A question without a
-    text can only be answered from memory. Of these, 8 in 10 are about the first num_often cities:
-    each of their facts is asked for 24.5 times on average. The others are about any city: a fact of
-    one of the other 90 is asked for 0.61 times on average, and about half of them never.
+    text can only be answered from memory. Of these, 8 in 10 are about the first num_often cities,
+    and the rest about any city, also these. So each fact of the first 10 is asked for 24.5
+    times on average. A fact of the other 90 is asked for 0.61 times, and about half of them never.
     """
     batches = []
     for _ in range(num_steps):
@@ -379,8 +378,8 @@ def make_vocab(batches):
     without a text the answer depends on the city. Row 0 is a bias: embed_question() adds it to
     every question.
 
-    "cue" has the words that stand in at least a tenth of the training texts. All other words share
-    row 0, and nearly all names are among these.
+    "cue" has the words that stand in at least a tenth of the training texts. All other words, and
+    so nearly all names, share row 0.
     """
     question_words = set()
     texts = set()
@@ -409,8 +408,8 @@ def init_reader(vocab):
         hidden    [n_hidden][inputs]                   the first matrix of mlp()
         output    [characters][n_hidden]               the second matrix of mlp()
 
-    The inputs are three lists joined: the vector of the question [n_embd], the letters seen
-    [characters], and what is written [n_embd], which is a row of last plus a row of place.
+    The inputs are n_embd numbers for the question, one for each character that can be seen, and
+    n_embd for what is written: a row of last plus a row of place.
     """
     shapes = {
         "question": (1 + len(vocab["question"]), n_embd),
@@ -436,14 +435,14 @@ def embed_question(model, vocab, question):
         if word in vocab["question"]:
             vectors.append(model["question"][vocab["question"][word]])
     ones = [1.0] * len(vectors)
-    # zip(*vectors) yields the columns. The dot product with ones is the sum of a column.
+    # A column has one number of each vector. Its dot product with ones is the sum, as one node.
     return [dot(column, ones) for column in zip(*vectors)]
 
 
 def words_of(text):
     """The words of a text, with "" before them: "it is" -> ["", "it", "is"].
 
-    Without a text, "" gets all attention. It has no letters, so none is seen.
+    look() needs a word to attend to. Without a text, this is "". It has no letters to be seen.
     """
     return ["", *terms(text)]
 
@@ -457,15 +456,15 @@ def look(model, vocab, asked, words):
         attention = softmax(scores)
 
     The word itself does not count. So a name that was never seen is found as well as any other.
-    Words that follow a rare word all use row 0 of cue, so they get the same attention, and so do ""
-    and the first word. If a country is asked for, the attention should become
+    "" and the words after "" or a rare word use row 0 of cue, so they get the same score. Suppose
+    that a country is asked for, and that the scores are these:
 
-        word      word before    row of cue      attention
-        ""                       0               0
-        bimi      ""             0               0
-        lies      bimi           0               0
-        in        lies           that of lies    0
-        vaben     in             that of in      1
+        word      word before    cue of      score    attention
+        ""                       row 0       0        0.001
+        bimi      ""             row 0       0        0.001
+        lies      bimi           row 0       0        0.001
+        in        lies           "lies"      -1       0.000
+        vaben     in             "in"        7        0.997
     """
     scores = [dot(asked, model["cue"][0])]  # of "", which no word stands before
     for word_before in words[:-1]:
@@ -507,10 +506,8 @@ def mlp(model, asked, letters, last, place):
 
         logits = output @ relu(hidden @ inputs)
 
-    With a text, it has to pass on the letter seen most. For this alone no mlp() is needed: in a
-    trial with the right texts, this letter was right in all 400 tasks of main(), and in all 240
-    about added texts. Without a text, all letters are 0, and mlp() has to spell from memory. For
-    this it needs the question, the last character, and the place.
+    With a text, it only has to pass on the letter seen most. Without one, all letters are 0, and it
+    has to spell from memory. For this it needs the question, the last character, and the place.
     """
     last_vector = model["last"][CHARS.index(last)]
     place_vector = model["place"][place]
@@ -547,11 +544,9 @@ def answer_loss(model, vocab, question, text, answer):
     p = softmax(logits). The loss is 0 if every p is 1, and log(19) = 2.94 for a blind guess among
     the 19 characters. Nothing in it says where to look. But the gradient goes from the loss back
     through mlp() to the letters seen, from there to the attention, and so to the cues. At first,
-    attention is even. The right word has a share of it, so the right letter is seen with 0.084 on
-    average, but with 0.069 in the next city's text. So it pays to write what is seen. mlp() learns
-    this, also when a trial keeps attention even. Then more attention for the right word makes
-    the loss smaller. On average over 400 tasks, its share is 0.02 at first, 0.18 after 120 steps,
-    0.68 after 360, 0.97 after 600, and 0.99 at the end.
+    attention is spread over all words. The right word gets a share, so the right letter is seen
+    a little more than by chance. So mlp() tends to learn to write what is seen. Then more attention
+    for the right word makes the loss smaller.
 
     Raises ValueError if the answer has a character that is not in CHARS, and IndexError if it has
     more than max_answer - 1 characters.
@@ -589,12 +584,12 @@ def train_reader(model, vocab, batches):
 # === HOW GOOD IT IS: the same reader and the same questions, with different texts ===
 #
 # Parametric knowledge is in the parameters of the reader. To change it takes training.
-# Non-parametric knowledge is in the index. To change it, change a text. The reader is not trained
+# Non-parametric knowledge is in the index. To extend it, add a text. The reader is not trained
 # to say that a text does not contain the answer. So it matters what it does with a wrong text.
 
 
 def mean_losses(model, vocab, batches):
-    """The mean loss of questions with a text, and of those without one, for a reader of floats."""
+    """The mean losses of a reader of floats: with a text (batch[0]), and without (batch[1])."""
     with_text = mean([answer_loss(model, vocab, **batch[0]) for batch in batches])
     without = mean([answer_loss(model, vocab, **batch[1]) for batch in batches])
     return with_text, without
@@ -619,9 +614,9 @@ def evaluate(model, vocab, index, paragraphs, tasks):
         invented_with           with the text that was found, the answer is no name of any text
         invented_without        without a text, the answer is no name of any text
 
-    If right_document is near 1, the errors of with_retrieval are those of the search. The wrong
-    text may be about a city in the same country. Then the answer can be right all the same.
-    An invented answer is no name at all. Without a text, another 0.195 are wrong but real names.
+    If right_document is near 1, the errors of with_retrieval are those of the search. A copied name
+    is a real one, even if the answer is wrong, so invented_with is near 0. The wrong text may be
+    about a city in the same country. Then the answer can be right all the same.
     """
     names = set()
     for paragraph in paragraphs:
@@ -676,9 +671,9 @@ def main():
     print(f"Training loss, last 100 steps: {with_text:.3f} with a text, {without:.3f} without.")
     show_reading(model, vocab, index, paragraphs, tasks[0])
 
-    # How often is the answer right? What does memory know of the cities that it was asked about?
+    # How often is the answer right? The often asked cities are the first, here asked five times.
     rates = evaluate(model, vocab, index, paragraphs, tasks)
-    often_tasks = make_tasks(paragraphs, list(range(num_often)) * 5)  # each fact five times
+    often_tasks = make_tasks(paragraphs, list(range(num_often)) * 5)
     often = evaluate(model, vocab, index, paragraphs, often_tasks)
     others = evaluate(model, vocab, index, paragraphs, tasks[num_often * len(NOUNS) :])
     show_answers(model, vocab, index, paragraphs, tasks[1:4] + missed[:7])
@@ -690,7 +685,7 @@ def main():
     new_tasks = make_tasks(paragraphs, range(num_documents, len(paragraphs)))
     new = evaluate(model, vocab, index, paragraphs, new_tasks)
     show_answers(model, vocab, index, paragraphs, new_tasks[:4])
-    show_groups(often, others, new, len(tasks))
+    show_groups(often, others, new)
 
     blind = rates["without_retrieval"]
     rows = [
@@ -756,7 +751,7 @@ def show_reading(model, vocab, index, paragraphs, task):
     print("place   seen      written")
     answer = generate(model, vocab, question, best_text(index, question))
     last = end_mark
-    for place, char in enumerate((answer + end_mark)[:max_answer]):  # six letters, then no mark
+    for place, char in enumerate((answer + end_mark)[:max_answer]):  # no mark after six letters
         letters = letters_at(attention, words, place)
         most_seen = CHARS[letters.index(max(letters))]
         probs = softmax(mlp(model, asked, letters, last, place))
@@ -767,8 +762,9 @@ def show_reading(model, vocab, index, paragraphs, task):
 
 
 def show_answers(model, vocab, index, paragraphs, tasks):
-    """Print questions, the city of the document that is found, and what the reader answers."""
-    print(f"\nHand-picked questions to {len(index['texts'])} documents. * marks a wrong text:")
+    """Print the given questions, the city of the document found, and what the reader answers."""
+    num_texts = len(index["texts"])
+    print(f"\nSome questions (no fair sample) to {num_texts} documents. * marks a wrong text:")
     print("text of   answer   without a text   right    question")
     for task in tasks:
         question = task["question"]
@@ -781,13 +777,16 @@ def show_answers(model, vocab, index, paragraphs, tasks):
         print(f"{city:<10}{answer:<9}{blind_answer:<17}{right:<9}{question}")
 
 
-def show_groups(often, others, new, num_questions):
+def show_groups(often, others, new):
     """Print what memory knows, and what it disturbs, for three groups of cities."""
     print("\nCities:                 often asked   others    added")
     for name in ("without_retrieval", "right_document", "wrong_document_copied", "invented_with"):
         print(f"{name:<23}{often[name]:12.4f}{others[name]:9.4f}{new[name]:9.4f}")
-    print("In all texts, one of eight fixed words stands before an answer, and it is one word.")
-    print(f"A result without often_ or new_ is a share of {num_questions} questions.")
+    print("Four questions about each city, 20 about each that was often asked. The results below")
+    print(f"without often_ or new_ are about the first {num_documents} cities.")
+    print("What memory knows of the often asked cities depends on the length of training.")
+    print("Of an added city it can know nothing. A copied name is real, even if it is wrong.")
+    print("In all texts, one of eight fixed words stands before an answer of one word.")
     print("Bounds from the run: without_retrieval + 0.1 (two), and invented_without - 0.5.")
 
 

@@ -704,7 +704,7 @@ def test_drawings(script, capsys):
     script.show_reading(weights, vocab, index, paragraphs, task)
     script.show_answers(weights, vocab, index, paragraphs, [task])
     rates = script.evaluate(weights, vocab, index, paragraphs, [task])
-    script.show_groups(rates, rates, rates, 1)
+    script.show_groups(rates, rates, rates)
     # sodal's text mentions vela and shares small talk, so it is found for a question about vela
     wrong = script.build_index(["vela lies here", "vela by a green green mill sodal", "x"])
     script.show_search(wrong, [*paragraphs, paragraphs[0]], {**task, "question": "green vela"})
