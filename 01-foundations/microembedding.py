@@ -14,8 +14,9 @@ Change the vectors so that the positive becomes the most similar one.
 
     1. corrupt: make a typing error in a name. A letter is lost, or two different neighbors are
        swapped.
-    2. ngrams: cut a text into all runs of one, two and three characters, which are called n-grams.
-       "anna" and "anne" share a, n, an, nn, ann and some more.
+    2. ngrams: mark the beginning of a text with ^ and its end with $, and cut it into all runs of
+       one, two and three characters, called n-grams. "anna" and "anne" share a, n, ^a, an, nn, ^an
+       and ann.
     3. embed_name: every n-gram has a vector of its own. Add up the vectors of the n-grams of a
        text, and scale the sum to length 1. The result is called the embedding of the text. What
        turns a text into its embedding is called the encoder.
@@ -33,8 +34,9 @@ and to divide cosines by a temperature, is as in SimCLR (Chen et al. 2020), whic
 images: it crops and recolors them instead of misspelling them. Here only the names are anchors.
 SimCLR alters an image twice, and takes each of the two versions as an anchor. The encoder is a sum
 of n-gram vectors, as in fastText (Bojanowski et al. 2017). The gradient is derived by hand, so
-there is no autograd. CLIP (Radford et al. 2021) trains deep encoders in this way, on images and the
-texts that describe them, in batches of 32,768 pairs.
+there is no autograd. CLIP (Radford et al. 2021) trains deep encoders with such a loss, on images and
+the texts that describe them, in batches of 32,768 pairs. It takes both sides as anchors, too. The
+method assumes that a negative is really different. "anna" and "anne" in one batch would break this.
 """
 
 import collections
@@ -55,9 +57,9 @@ temperature = 0.1  # cosines are divided by this; the text under THE LOSS says w
 num_steps = 600  # training steps of one model; two are trained, with and without negatives
 learning_rate = 3.0  # of the first step; it falls linearly to 0
 num_heldout = 5000  # names that training does not see
-pool_size = 1000  # held-out names that are searched; with more of them a search takes longer
-num_queries = 500  # of these, names that are looked for by their misspelling
-probes = ["anna", "anne", "hannah", "jayden", "kaiden", "zachary"]  # also held out, for examples
+pool_size = 1000  # the first of these are searched; among more, fewer are found
+num_queries = 500  # the first of the pool are looked for, each by its misspelling
+probes = ["anna", "anne", "hannah", "jayden", "kaiden", "zachary"]  # held out, but not searched
 # A batch of three pairs, small enough to follow its loss by hand
 example = [("anne", "nane"), ("hannah", "hannh"), ("kaiden", "akiden")]
 
@@ -179,8 +181,8 @@ def embed_name(model, text):
 # it were the whole loss, one and the same vector for all names would be perfect. Every cosine would
 # be 1, also those between different names, and the loss would be at its minimum, -1 / temperature.
 # The second term grows with every score of the anchor, so it pushes all misspellings away, each in
-# proportion to its share. The positive is pushed, too, but the first term pulls it with strength 1,
-# and 1 - share_ii of this is left. For comparison, the run trains another model with the first term
+# proportion to its share. The positive is pushed, too, by share_ii. But the first term pulls it by 1,
+# because its derivative by s_ii is -1. So it is pulled by 1 - share_ii in all. For comparison, the run trains another model with the first term
 # alone. Its cosines come near 1. What is left of the differences still finds many names, but fewer
 # than before training.
 #
@@ -273,8 +275,8 @@ def normalize_backward(u, d_e):
     Take u = [3, 4], which has the length 5, so that e = [0.6, 0.8], and d_e = [1, 0]. If u moves
     along its own direction, only its length changes, and e stays. So the part of d_e along e,
     (d_e . e) e = 0.6 [0.6, 0.8], has no effect, and is taken away. [0.64, -0.48] is left, which is
-    at a right angle to u. If u moves a little in this direction, e moves a fifth as far. So what is
-    left is divided by the length, which makes [0.128, -0.096]:
+    at a right angle to u. If u moves a little in this direction, e moves a fifth as far, because e
+    is u drawn five times smaller. So what is left is divided by 5, which makes [0.128, -0.096]:
 
         dL/du = (d_e - (d_e . e) e) / ||u||
     """
@@ -352,9 +354,10 @@ def nearest(query, vectors, similarity):
 # finds more: with six seeds, the lead over the counts is 0.020 to 0.038.
 #
 # The queries have errors of the same two kinds as the pairs for training. Somebody who knows these
-# kinds can also write a rule by hand. If the rival counts each single letter twice, by
-# ngrams(text) + list(text), it finds 0.96 of the queries. So training is not the best way to search
-# here. But it needs no such rule, only pairs.
+# kinds can also write a rule by hand. A swap keeps all letters, and a lost letter all but one, while
+# each breaks several longer n-grams. So let the rival count each single letter twice, by
+# ngrams(text) + list(text): it then finds 0.96 of the queries. Training is not the best way to
+# search here. But it needs no such rule, if pairs can be had that nobody made by one.
 
 
 def count_vector(text):
@@ -404,16 +407,16 @@ def main():
     misspellings = [corrupt(name) for name in heldout[:num_queries]]
     untrained = init_model(training)
     print(f"{len(training)} names to train on, with {len(untrained)} different n-grams.")
-    print(f"{num_heldout + len(probes)} names are held out.")
+    print(f"{num_heldout + len(probes)} names are held out, {pool_size} of which will be searched.")
     show_example("Before training", untrained)
 
     # Train with negatives, then without them. Both start alike and see the same batches.
     excluded = set(heldout + probes)
     state = random.getstate()
-    model = dict(untrained)  # a new dict of the same vectors, which train() replaces one by one
-    print(f"\nTraining with InfoNCE. Each loss is of a batch of {batch_size} pairs, so it varies.")
-    print(f"Guessing has a loss of log {batch_size} = {math.log(batch_size):.2f}.", end=" ")
-    print("Shared n-grams make it start far lower:")
+    model = dict(untrained)  # train() puts new lists into it, so untrained stays as it is
+    print(f"\nTraining with InfoNCE. A loss is of a batch of {batch_size} pairs or a few less:")
+    print(f"it varies. Guessing has a loss of log {batch_size} = {math.log(batch_size):.2f}.", end=" ")
+    print("Shared n-grams make it start far lower.")
     show_training(train(model, training, excluded, num_steps), num_steps)
     show_example("After training", model)
     random.setstate(state)
@@ -451,7 +454,7 @@ def show_example(title, model):
     anchors = [embed_name(model, name) for name, _ in example]
     positives = [embed_name(model, misspelling) for _, misspelling in example]
     print(f"\n{title}. Cosines of three held-out names to three misspellings. The positive is")
-    print(f"on the diagonal. softmax of the row, divided by {temperature}, gives its share:")
+    print(f"on the diagonal. Its share is its part of the softmax of the row / {temperature}:")
     header = "".join(f"{misspelling:>9}" for _, misspelling in example)
     print(f"{'':8}{header}    share   -log share")
     for i, (name, _) in enumerate(example):
