@@ -34,9 +34,9 @@ and to divide cosines by a temperature, is as in SimCLR (Chen et al. 2020), whic
 images: it crops and recolors them instead of misspelling them. Here only the names are anchors.
 SimCLR alters an image twice, and takes each of the two versions as an anchor. The encoder is a sum
 of n-gram vectors, as in fastText (Bojanowski et al. 2017). The gradient is derived by hand, so
-there is no autograd. CLIP (Radford et al. 2021) trains deep encoders with such a loss, on images and
-the texts that describe them, in batches of 32,768 pairs. It takes both sides as anchors, too. The
-method assumes that a negative is really different. "anna" and "anne" in one batch would break this.
+there is no autograd. CLIP (Radford et al. 2021) trains deep encoders with such a loss, on images
+and the texts that describe them, in batches of 32,768 pairs, with both sides as anchors. The method
+assumes that a negative is really different. "anna" and "anne" in one batch would break this.
 """
 
 import collections
@@ -181,10 +181,10 @@ def embed_name(model, text):
 # it were the whole loss, one and the same vector for all names would be perfect. Every cosine would
 # be 1, also those between different names, and the loss would be at its minimum, -1 / temperature.
 # The second term grows with every score of the anchor, so it pushes all misspellings away, each in
-# proportion to its share. The positive is pushed, too, by share_ii. But the first term pulls it by 1,
-# because its derivative by s_ii is -1. So it is pulled by 1 - share_ii in all. For comparison, the run trains another model with the first term
-# alone. Its cosines come near 1. What is left of the differences still finds many names, but fewer
-# than before training.
+# proportion to its share. The positive is pushed, too, by share_ii. But the first term pulls it by
+# 1, because its derivative by s_ii is -1. So it is pulled by 1 - share_ii in all. For comparison,
+# the run trains another model with the first term alone. Its cosines come near 1. They still differ
+# a little, which is enough to find many names, but fewer than before training.
 #
 # Why a temperature: a cosine is at least -1 and at most 1. Suppose that an anchor has a cosine of 1
 # to its positive, and of -1 to its 23 negatives. Without the division, the share of the positive
@@ -354,7 +354,7 @@ def nearest(query, vectors, similarity):
 # finds more: with six seeds, the lead over the counts is 0.020 to 0.038.
 #
 # The queries have errors of the same two kinds as the pairs for training. Somebody who knows these
-# kinds can also write a rule by hand. A swap keeps all letters, and a lost letter all but one, while
+# kinds can also write a rule by hand. A swap keeps all letters, and a lost letter all but one, but
 # each breaks several longer n-grams. So let the rival count each single letter twice, by
 # ngrams(text) + list(text): it then finds 0.96 of the queries. Training is not the best way to
 # search here. But it needs no such rule, if pairs can be had that nobody made by one.
@@ -414,9 +414,9 @@ def main():
     excluded = set(heldout + probes)
     state = random.getstate()
     model = dict(untrained)  # train() puts new lists into it, so untrained stays as it is
-    print(f"\nTraining with InfoNCE. A loss is of a batch of {batch_size} pairs or a few less:")
-    print(f"it varies. Guessing has a loss of log {batch_size} = {math.log(batch_size):.2f}.", end=" ")
-    print("Shared n-grams make it start far lower.")
+    print(f"\nTraining with InfoNCE. A loss is of a batch of {batch_size} pairs or a few less.")
+    print(f"Guessing has a loss of log {batch_size} = {math.log(batch_size):.2f}.", end=" ")
+    print("Shared n-grams make it start far lower:")
     show_training(train(model, training, excluded, num_steps), num_steps)
     show_example("After training", model)
     random.setstate(state)
