@@ -3,7 +3,8 @@
 The problem: there is a model that writes names, and there are pairs of names of which somebody
 preferred one. The model should write more names like the preferred ones. A pair says which of two
 given names is the better one. It does not say how good a name is that the model has just made up,
-and nobody can judge all the names that a model makes up.
+and nobody can judge all the names that a model makes up. (The taste in this script is simple:
+vowels and consonants take turns. So the eye can check it.)
 
 The idea is reinforcement learning from human feedback (RLHF). First, a second model learns from the
 pairs to judge any name by a number, the reward. It is called the reward model. Then the first
@@ -20,10 +21,9 @@ have to be answered:
   more the probabilities change, the less the names say about what the policy now writes. So PPO
   stops pushing a token when its probability has changed by a fifth in the wanted direction.
 - How far may the policy go in the end? The reward model is not the taste itself. It has blind
-  spots, and a policy may find them. So the policy pays for moving away from
-  a frozen copy of the model it began as, which is called the reference. The KL divergence measures
-  how far it has moved, and kl_price is what a unit of it costs. What the policy pays in all is the
-  KL penalty.
+  spots, and a policy may find them. So the policy pays for moving away from a frozen copy of the
+  model it began as, which is called the reference. The KL divergence measures how far it has moved,
+  and kl_price is what a unit of it costs. What the policy pays in all is the KL penalty.
 
 Before the loop, a small GPT is trained on names. The policy and the reference are copies of it. The
 reward model is trained on the pairs and then frozen. The loop has 100 rounds of seven steps:
