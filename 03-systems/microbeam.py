@@ -581,24 +581,28 @@ def empty_share(texts):
     return mean([len(tokens) == prompt_letters + 2 for tokens in texts])
 
 
-def mean_end_prob(next_probs, prompts):
-    """The probability that a name ends right after the prompt, on average over the prompts."""
-    return mean([next_probs(prompt)[prompt[0]] for prompt in prompts])  # prompt[0] is a boundary
+def end_rates(next_probs, names, prompts, chars):
+    """How often a name ends right after a prompt: (by the model, in the list of names).
 
+    Both are means over the prompts. A prompt counts as often as names of the list begin with it, so
+    that a prompt of a single name does not weigh as much as one of hundreds.
 
-def mean_end_share(names, prompts, chars):
-    """The same in the list: the share that ends there, of the names that begin like the prompt.
-
-    The target gives the end ten times as much. This error is the main reason why exact_search()
-    often ends at once: with the list's shares, it did so for 4 of the 100 prompts, and not for 56.
-    The other reason is that whole names are many, so that an end of 1 % can be more probable than
-    each of them. A beam of 8 drops the end, because more probable letters fill the beam.
+    The target gives the end more than ten times as much as the list. This error is the main reason
+    why exact_search() often ends at once: with the list's shares in place of the target's, it did
+    so for 4 of the 100 prompts, and not for 56. The other reason is that whole names are many, so
+    that an end of 1 % can be more probable than each of them. A beam of 8 drops the end, because
+    more probable letters fill the beam.
     """
-    found = []
+    by_model = 0.0
+    in_list = 0
+    total = 0
     for prompt in prompts:
         letters = spell(prompt, chars)
-        found.append(mean([name == letters for name in names if name.startswith(letters)]))
-    return mean(found)
+        beginning_so = [name for name in names if name.startswith(letters)]
+        by_model += len(beginning_so) * next_probs(prompt)[prompt[0]]  # prompt[0] is a boundary
+        in_list += beginning_so.count(letters)
+        total += len(beginning_so)
+    return by_model / total, in_list / total
 
 
 def different_per_prompt(texts, prompts):
@@ -746,7 +750,7 @@ def main():
     log_probs = {title: log_probs_of(target, texts[title]) for title in texts}
     beam = f"beam {main_width}"
     show_strategies(texts, log_probs, prompts, names, chars)
-    show_ends(mean_end_prob(target, prompts), mean_end_share(names, prompts, chars))
+    show_ends(*end_rates(target, names, prompts, chars))
 
     # How many calls of the target does speculative decoding save? Are the texts still the same?
     greedily = [speculative_greedy(target, draft, prompt, main_gamma) for prompt in prompts]
@@ -867,10 +871,10 @@ def show_strategies(texts, log_probs, prompts, names, chars):
         )
 
 
-def show_ends(end_prob, end_share):
+def show_ends(by_model, in_list):
     """Print how much too probable the end is right after a prompt."""
-    print(f"Right after a prompt, the target ends the name with {100 * end_prob:.2f} % on average.")
-    print(f"In the list, {100 * end_share:.2f} % of the names with this prompt end there.")
+    print(f"Of the names that begin with these prompts, {100 * in_list:.2f} % end right after them.")
+    print(f"The target gives this end {100 * by_model:.2f} %, averaged over the same names.")
 
 
 def show_calls(results, prompts, chars):

@@ -532,13 +532,18 @@ def test_counts_of_texts(script):
     assert script.empty_share([[26, 1, 2, 26], [26, 1, 2, 3, 26], [26, 2, 2, 26]]) == 2 / 3
 
 
-def test_how_probable_the_end_is(script):
-    assert script.mean_end_prob(toy(1), [[END, 0, 1], [END, 1, 1]]) == pytest.approx(
-        (toy(1)([END, 0, 1])[END] + toy(1)([END, 1, 1])[END]) / 2
-    )
+def test_a_prompt_counts_as_often_as_names_begin_with_it(script):
+    """Two names begin with al, three with bo and one with an. al and twice bo end there."""
     names = ["al", "ala", "bo", "bob", "anna", "bo"]
     prompts = [script.encode(letters, CHARS)[:-1] for letters in ("al", "bo", "an")]
-    assert script.mean_end_share(names, prompts, CHARS) == pytest.approx((1 / 2 + 2 / 3 + 0) / 3)
+    ends = dict(zip(map(tuple, prompts), (0.1, 0.2, 0.6)))
+
+    def next_probs(tokens):
+        return [0.0] * 26 + [ends[tuple(tokens)]]
+
+    by_model, in_list = script.end_rates(next_probs, names, prompts, CHARS)
+    assert by_model == pytest.approx((2 * 0.1 + 3 * 0.2 + 1 * 0.6) / 6)
+    assert in_list == 3 / 6
 
 
 def test_texts_of_the_tiny_tree_from_mere_guesses(script, short, exactly):
