@@ -873,7 +873,7 @@ def show_strategies(texts, log_probs, prompts, names, chars):
 
 def show_ends(by_model, in_list):
     """Print how much too probable the end is right after a prompt."""
-    print(f"Of the names that begin with these prompts, {100 * in_list:.2f} % end right after them.")
+    print(f"Of the names with these beginnings, {100 * in_list:.2f} % end right after them.")
     print(f"The target gives this end {100 * by_model:.2f} %, averaged over the same names.")
 
 
