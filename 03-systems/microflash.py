@@ -17,25 +17,26 @@ and read back for the next one, and the chip waits.
 The way out would be tiling: cut the matrix into blocks that fit into the fast memory, and finish
 each block there. That looks impossible. softmax divides by a sum over the whole row, so the first
 weight is not known before the last score is. And exp() overflows, for 64-bit floats from 710 on. So
-the largest score of the row, m, is subtracted from all scores. This divides all exp() by exp(m),
-which cancels:
+the row's largest score is subtracted from all its scores. This divides all exp() by the same factor
+and changes no weight, because the factor cancels:
 
-    exp(score - m) / (sum of all exp(score - m)) = exp(score) / (sum of all exp(score))
+    exp(score - largest) / (sum of all exp(score - largest)) = exp(score) / (sum of all exp(score))
 
-No weight changes, but m is not known before the last score is, either.
+But the largest score is not known before the last score is, either.
 
-The idea: neither the sum nor the maximum has to be known at the start. The division can wait. Let o
-be the sum of exp(score - m) * value, and l the sum of exp(score - m). At the end, o / l is the
-average. As m, use the largest score so far, m_old. When a larger one comes, m_new, all terms so far
-are wrong by the same factor:
+The idea: neither has to be known at the start. The division can wait. And any number m may be
+subtracted, because it cancels. So let m be the running maximum: the largest of the scores so far.
+Let l be the sum of exp(score - m), and o the sum of exp(score - m) * value, over the keys so far.
+Then o / l is the average of the values so far. When a larger score comes, the running maximum goes
+from m_old to m_new, and all terms so far are wrong by the same factor:
 
     exp(score - m_new) = exp(score - m_old) * exp(m_old - m_new)
 
 A factor that all terms of a sum share can be applied to the sum itself. So o and l are multiplied
-by exp(m_old - m_new), and are right again. No old score is needed for that. After every block of
-scores, o / l is already the attention over the keys seen so far.
+by exp(m_old - m_new), and are right again. No old score is needed for that.
 
     1. add_block: take a block of a row's scores into the row's running m, l and o.
+       attend_in_blocks: do this with all blocks of a row, and divide o by l at the end.
     2. Memory: simulate the two memories. The fast one refuses what does not fit. Numbers pass from
        one to the other only by load and store, which count them. This is called traffic.
     3. standard_attention: make S, P and O one after the other, with S and P in the slow memory.
@@ -46,15 +47,11 @@ scores, o / l is already the attention over the keys seen so far.
     6. check: compare the outputs with the definition, and with what comes out if a step of
        add_block is missing. extra and traffic measure what the two ways hold and move.
 
-m and l are by Milakov & Gimelshein (2018, algorithm 3), one score at a time. Rabe & Staats (2021)
-put off the division (section 2), and rescale the output as well (section 3). FlashAttention (Dao et
-al. 2022) works in blocks that suit the two memories (algorithm 1), and its traffic is worked out
-(theorem 2). On an A100 it moved 4.4 GB instead of 40.3 and took 7.3 ms instead of 41.7, although it
-computed more (figure 2, with the backward pass). It loads each block of keys and values once. For
-each of them it loads the queries, o, m and l of all rows again, and writes o, m and l again.
-FlashAttention-2 (Dao 2023, algorithm 1) is step 4: the queries and o stay, the keys and values are
-loaded again, and o is divided only at the end. Here the memories are simulated, so nothing gets
-faster. Left out are the backward pass, and all that a GPU does in parallel.
+Milakov & Gimelshein (2018, algorithm 3) have the running m and l. Rabe & Staats (2021) rescale the
+output as well. FlashAttention (Dao et al. 2022) works in blocks. On an A100 it moved 4.4 GB instead
+of 40.3 and took 7.3 ms instead of 41.7, although it computed more (figure 2, with the backward
+pass). Step 4 is FlashAttention-2 (Dao 2023, algorithm 1). Here the memories are simulated, so the
+running time says nothing. Left out are the backward pass, and all that a GPU does in parallel.
 """
 
 import collections
@@ -117,30 +114,45 @@ def add_block(running, scores, values):
 
     An example with six scores, two in a block, and values of only one number:
 
-        scores       values   m_old   m_new   scale   P          l      o    o / l
-        ln 1, ln 2   4, 8     -inf    ln 2    0       1/2, 1     1.5    10   6.667
-        ln 4, ln 2   2, 6     ln 2    ln 4    1/2     1, 1/2     2.25   10   4.444
-        ln 1, ln 2   0, 4     ln 4    ln 4    1       1/4, 1/2   3      12   4
+        scores       values   m_old   m_new   scale   exps       l     o    o / l
+        ln 1, ln 2   4, 10    -inf    ln 2    0       1/2, 1     1.5   12   8
+        ln 4, ln 1   2, 8     ln 2    ln 4    1/2     1, 1/4     2     10   5
+        ln 2, ln 2   7, 9     ln 4    ln 4    1       1/2, 1/2   3     18   6
 
     The second block has a larger maximum, so the sums of the first one are halved: l becomes
-    1/2 * 1.5 + 1 + 1/2, and o becomes 1/2 * 10 + 1 * 2 + 1/2 * 6. All at once, exp(score) is 1, 2,
-    4, 2, 1, 2, with the sum 12, and the average is (4 + 16 + 8 + 12 + 0 + 8) / 12 = 4 as well.
+    1/2 * 1.5 + 1 + 1/4 = 2, and o becomes 1/2 * 12 + 1 * 2 + 1/4 * 8 = 10. All at once, exp(score)
+    is 1, 2, 4, 1, 2, 2, with the sum 12. The average is (4 + 20 + 8 + 8 + 14 + 18) / 12 = 6, too.
     """
     # m_old: the maximum that all terms so far are relative to
     m_old = running.m
-    # m_new = max(m_old, max(S)), where S are the new scores
+    # m_new = max(m_old, max(scores))
     m_new = max(m_old, max(scores))
     # scale = exp(m_old - m_new): 1 if the maximum stays, 0 for the first block, where m_old is -inf
-    # m_new is never -inf: key 0 is in the first block, and every query may see it.
     scale = math.exp(m_old - m_new)
-    # P = exp(S - m_new): weights that are not divided yet. They are 1 at most.
-    p = [math.exp(score - m_new) for score in scores]
-    # l_new = scale * l_old + sum(P)
-    l_new = scale * running.l + math.fsum(p)
-    # o_new = scale * o_old + P V
+    # exps = exp(scores - m_new): the weights, but not divided yet. They are 1 at most.
+    exps = [math.exp(score - m_new) for score in scores]
+    # l_new = scale * l_old + sum(exps)
+    l_new = scale * running.l + math.fsum(exps)
+    # o_new = scale * o_old + sum(exps * values)
     o_scaled = [scale * o_i for o_i in running.o]
-    o_new = add_weighted(o_scaled, p, values)
+    o_new = add_weighted(o_scaled, exps, values)
     return Running(m_new, l_new, o_new)
+
+
+def blocks(n, size):
+    """Cut 0 to n - 1 into ranges of `size`: 7 by 3 into range(0, 3), range(3, 6), range(6, 7)."""
+    return [range(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def attend_in_blocks(scores, values, b_c, add=add_block):
+    """The attention of one row, b_c keys at a time. Values [n][d] -> their average [d].
+
+    This is all of flash attention, but for the memories. error_with() passes a broken `add`.
+    """
+    running = Running(-math.inf, 0.0, [0.0] * len(values[0]))  # the maximum and sums of no scores
+    for part in blocks(len(scores), b_c):
+        running = add(running, scores[part.start : part.stop], values[part.start : part.stop])
+    return [o_i / running.l for o_i in running.o]  # the division that could wait
 
 
 # === TWO MEMORIES: a large slow one, and a small fast one in which all is computed ===
@@ -162,10 +174,9 @@ class Memory:
         self.size = size
         self.used = 0  # numbers that are reserved now
         self.peak = 0  # the most that ever were
-        # The next two are counted in the slow memory only, and the third in the fast one only.
-        self.read = 0  # numbers that load() took from here
-        self.written = 0  # numbers that store() brought here
-        self.multiplies = 0  # multiplications and divisions, without those inside exp()
+        self.read = 0  # slow memory: numbers that load() took from here
+        self.written = 0  # slow memory: numbers that store() brought here
+        self.multiplies = 0  # fast memory: multiplications and divisions, not those inside exp()
         self._matrices = {}  # {name: list of rows}
 
     def reserve(self, name, num_rows, num_columns, fill=0.0):
@@ -220,26 +231,19 @@ def store(fast, slow, name, rows, columns):
     slow.written += len(rows) * len(columns)
 
 
-def blocks(n, size):
-    """Cut 0 to n - 1 into ranges of `size`. The last one may be shorter.
-
-    With n = 7 and size = 3: range(0, 3), range(3, 6), range(6, 7).
-    """
-    return [range(start, min(start + size, n)) for start in range(0, n, size)]
-
-
 # The functions that compute get only the fast memory, so they cannot look at a whole matrix. What
 # they hold in variables of their own is not counted. It is a few rows of a block, where a GPU would
-# use its registers. In softmax_rows() these are rows of N numbers, so the count favors standard
-# attention.
+# use its registers. But in softmax_rows() it is two rows of N numbers, so standard attention needs
+# more room than is counted.
 
 
 def make_scores(fast, rows, columns, causal):
-    """S = Q K^T / sqrt(d), for the queries and keys in the fast memory. S [b_r][b_c].
+    """Make a block of S = Q K^T / sqrt(d) from the queries and keys in the fast memory.
 
-    A block has b_r queries and b_c keys. `rows` and `columns` are its place in the N x N matrix. If
-    `causal`, a query may not see later positions. Their scores become -inf, and exp(-inf) is 0.
-    Dividing by sqrt(d) keeps scores from growing with the number of terms in the dot product.
+    A block has b_r queries and b_c keys. `rows` and `columns` are its place in the N x N matrix.
+    Dividing by sqrt(d) keeps scores from growing with d. If `causal`, the scores of later positions
+    become -inf, and exp(-inf) is 0. All queries see key 0, and it is in the first block. Otherwise
+    m_new could be -inf, and add_block() would compute -inf - -inf, which is NaN.
     """
     for i, query in enumerate(fast.matrix("Q")):
         position = rows[i]  # of the query in the text; i is its row in the block
@@ -303,50 +307,56 @@ def standard_attention(slow, fast, b_r, b_c, causal):
 
 # === FLASH ATTENTION: a block of scores is used up where it was made ===
 #
-# The numbers say in which order the blocks of the N x N matrix are made. None of them is kept. From
-# the first block of a line to the last, only Q, O, m and l of its queries stay in the fast memory.
+# The numbers say in which order the blocks of the N x N matrix are made. No block is kept. From the
+# first block of a line to the last, only Q, o, m and l of its queries stay in the fast memory.
 #
 #                 keys and values
 #     queries      1   2   3   4    -> O of these queries
 #                  5   6   7   8    -> O of these queries
 #                  9  10  11  12    -> O of these queries
 #
+# FlashAttention-2 has this order. FlashAttention goes down the columns. It loads each block of keys
+# and values once, but for each of them it loads Q, o, m and l of all rows and stores o, m and l.
+#
 # Why not hold whole rows of scores in the fast memory, and do without a running maximum? With N =
-# 256 and M = 1024, only 3 rows fit beside their queries and outputs, because 4 * 256 = 1024 would
-# fill it. All keys and values have to be loaded for every 3 queries: 256 / 3, rounded up, is 86
-# times. flash_blocks() finds room for 34 queries: 256 / 34, rounded up, is 8 times. If N is larger
-# than M, not even one row fits.
+# 256, a row takes 272 numbers: 256 scores, 8 of its query, 8 of its output. Beside a key or value,
+# 3 rows take 3 * 272 + 8 = 824, and 4 rows take 1096, more than M = 1024. Then all keys and values
+# are loaded for every 3 queries: 256 / 3, rounded up, is 86 times. flash_blocks() finds room for 34
+# queries: 256 / 34, rounded up, is 8 times. If N is larger than M, not even one row fits. Why not
+# two passes over the keys, the first for m and l, the second for the output? That needs no rescaled
+# o, but it loads all keys twice and computes all scores twice.
 
 
 def running_of(fast, i):
     """The running m, l and o of row i. In the fast memory, m and l are matrices with one column."""
-    return Running(fast.matrix("m")[i][0], fast.matrix("l")[i][0], fast.matrix("O")[i])
+    return Running(fast.matrix("m")[i][0], fast.matrix("l")[i][0], fast.matrix("o")[i])
 
 
 def update_rows(fast):
-    """Take a block of scores S and its values V into m, l and O, row by row."""
+    """Take a block of scores S and its values V into m, l and o, row by row."""
     for i, scores in enumerate(fast.matrix("S")):
         new = add_block(running_of(fast, i), scores, fast.matrix("V"))
         fast.write("m", i, [new.m])
         fast.write("l", i, [new.l])
-        fast.write("O", i, new.o)
-        fast.multiplies += len(scores) * d  # P V
-        fast.multiplies += 1 + d  # scale * l and scale * o
+        fast.write("o", i, new.o)
+        fast.multiplies += len(scores) * d  # exps * values
+        # scale * l and scale * o cost little: 9 for 8 keys, whose scores and averages take 136.
+        fast.multiplies += 1 + d
 
 
 def finish_rows(fast):
-    """Divide O by l. Then it holds the averages. Also keep L = m + log(l), one number per row.
+    """O = o / l: the averages. Also logsumexp = m + log(l), one number per row (L in the paper).
 
-    L is for training. Its backward pass needs the weights again. It does not keep N^2 of them, but
-    computes a weight from its score once more (Dao 2023, section 3.1):
+    logsumexp is log(sum of all exp(score) of the row). The backward pass of training computes the
+    weights again from it, and does not need N^2 of them in memory (Dao 2023, section 3.1):
 
-        exp(score - m) / l = exp(score - m) / exp(log(l)) = exp(score - m - log(l)) = exp(score - L)
+        exp(score - m) / l = exp(score - m - log(l)) = exp(score - logsumexp)
     """
-    for i in range(len(fast.matrix("O"))):
+    for i in range(len(fast.matrix("o"))):
         done = running_of(fast, i)
         # l is 1 or more, because the largest score of the row added exp(0) = 1.
         fast.write("O", i, [o_i / done.l for o_i in done.o])
-        fast.write("L", i, [done.m + math.log(done.l)])
+        fast.write("logsumexp", i, [done.m + math.log(done.l)])
         fast.multiplies += d
 
 
@@ -357,13 +367,13 @@ def flash_attention(slow, fast, b_r, b_c, causal):
     """
     n = len(slow.matrix("Q"))
     slow.reserve("O", n, d)
-    slow.reserve("L", n, 1)
+    slow.reserve("logsumexp", n, 1)
     visited = []
     for rows in blocks(n, b_r):
         load(slow, fast, "Q", rows, range(d))
         fast.reserve("m", len(rows), 1, -math.inf)  # the maximum of no scores
         fast.reserve("l", len(rows), 1)
-        fast.reserve("O", len(rows), d)
+        fast.reserve("o", len(rows), d)  # the running sums, not divided by l
         for columns in blocks(n, b_c):
             # If all keys of a block are later than all queries, those of the next blocks are too.
             if causal and columns[0] > rows[-1]:
@@ -375,19 +385,21 @@ def flash_attention(slow, fast, b_r, b_c, causal):
             update_rows(fast)
             fast.free("K", "V", "S")  # S is never stored
             visited.append((rows, columns))
-        fast.reserve("L", len(rows), 1)
+        fast.free("Q")
+        fast.reserve("O", len(rows), d)
+        fast.reserve("logsumexp", len(rows), 1)
         finish_rows(fast)
         store(fast, slow, "O", rows, range(d))
-        store(fast, slow, "L", rows, range(1))
-        fast.free("Q", "m", "l", "O", "L")
+        store(fast, slow, "logsumexp", rows, range(1))
+        fast.free("m", "l", "o", "O", "logsumexp")
     return visited
 
 
 # === HOW LARGE A BLOCK: as many queries as fit ===
 def room_needed(b_r, b_c):
-    """The most numbers that flash attention holds at once: Q and O, K and V, S, m and l.
+    """The most numbers that flash attention holds at once: Q and o, K and V, S, m and l.
 
-    L comes when K, V and S have been freed, and takes less room than they did.
+    O and logsumexp come when Q, K, V and S have been freed, and take less room than they did.
     """
     return 2 * b_r * d + 2 * b_c * d + b_r * b_c + 2 * b_r
 
@@ -395,19 +407,18 @@ def room_needed(b_r, b_c):
 def flash_blocks(size):
     """(b_r, b_c) for flash attention in a fast memory of this size.
 
-    Q comes in once, O and L go out once: 2 N d + N numbers. All keys and values, 2 N d numbers,
-    come in once for each block of queries. So the traffic is 2 N d + N + ceil(N / b_r) * 2 N d, and
-    b_r should be large.
+    Q comes in once, O and logsumexp go out once: 2 N d + N numbers. All keys and values, 2 N d
+    numbers, come in once for each block of queries. So the traffic is exactly 2 N d + N +
+    ceil(N / b_r) * 2 N d, and b_r should be large.
 
-    A query takes d numbers for its row of Q and d for that of O, b_c for its scores, and 2 for m
-    and l. With b_c = d that is about 3 d, so b_r is about M / (3 d). Put into N / b_r * 2 N d, this
-    gives 6 N^2 d^2 / M numbers of traffic. A larger fast memory means less traffic (Dao et al.
-    2022, theorem 2: traffic in proportion to N^2 d^2 / M).
+    A query takes d numbers for its row of Q and d for that of o, b_c for its scores, and 2 for m
+    and l. With b_c = d that is 3 d + 2. For large M and d, b_r is about M / (3 d), and for large N,
+    nearly all traffic is N / b_r * 2 N d. That is 6 N^2 d^2 / M (Dao et al. 2022, theorem 2). With
+    the sizes here, it is 34 to 46% too low: 24576 instead of 37120 for M = 1024.
 
-    At most d keys are a round choice, and not that of the least traffic, which standard attention
-    gets below. With N = 256 and M = 1024, 4 keys would leave room for 43 queries instead of 34, and
-    1 key for 53. That takes 22% and 33% off the traffic. But o and l are rescaled once per block,
-    so fewer keys mean more multiplications: 6% and 43% more.
+    One key per block would leave room for 53 queries instead of 34 (N = 256, M = 1024). That takes
+    33% off the traffic, but o and l are rescaled for every key: 43% more multiplications. So b_c is
+    d, or b_r if that is smaller: M = 256 has room for 6 x 6, but with 8 keys only for 4 x 8.
     """
     b_r = 1
     while room_needed(b_r + 1, min(b_r + 1, d)) <= size:
@@ -416,12 +427,11 @@ def flash_blocks(size):
 
 
 def standard_blocks(size):
-    """(b_r, b_c) for standard attention: those with the least traffic, to compare it fairly.
+    """(b_r, b_c) for standard attention: the least traffic that this order of loops allows.
 
     Standard attention also loads all keys, and later all values, once for each block of queries. So
-    it gets as many queries as fit. It rescales nothing, so a block of only one key costs no
-    multiplications more. Such a block takes b_r d numbers for Q or O, d for the row of K or V, and
-    b_r for S.
+    it gets as many queries as fit. It rescales nothing, so blocks of one key cost no more. A key or
+    value takes d numbers, and a query d for its row of Q or O and 1 for S: d + b_r (d + 1) <= size.
     """
     return (size - d) // (d + 1), 1
 
@@ -481,17 +491,17 @@ def definition(inputs, causal):
 
 
 def weight_error(inputs, flash, causal):
-    """The largest difference between exp(score - L) and the weight that softmax gives.
+    """The largest difference between exp(score - logsumexp) and the weight that softmax gives.
 
-    From 512 to 1024, neighboring floats are 2^-43 = 1.1e-13 apart. So if L is near 1000, it is
-    rounded by up to half of that, 5.7e-14, and a weight near 1 is off by as much.
+    From 512 to 1024, neighboring floats are 2^-43 = 1.1e-13 apart. So if logsumexp is near 1000, it
+    is rounded by up to half of that, 5.7e-14, and a weight near 1 is off by as much.
     """
     errors = []
-    for i, row in enumerate(flash.slow.matrix("L")):
-        log_sum = row[0]  # L has one column
+    for i, row in enumerate(flash.slow.matrix("logsumexp")):
+        logsumexp = row[0]  # the matrix has one column
         scores = row_scores(inputs, i, causal)
         for score, weight in zip(scores, softmax(scores), strict=True):
-            errors.append(abs(math.exp(score - log_sum) - weight))
+            errors.append(abs(math.exp(score - logsumexp) - weight))
     return worst(errors)
 
 
@@ -512,33 +522,26 @@ def largest_difference(found, expected):
 
 
 def without_scale(running, scores, values):
-    """A broken add_block(): scale is 1. The sums so far count as if they belonged to m_new."""
+    """A broken add_block(): m_new counts as the maximum before, too, so scale = exp(0) = 1."""
     m_new = max(running.m, max(scores))
     return add_block(Running(m_new, running.l, running.o), scores, values)
 
 
 def without_maximum(running, scores, values):
     """A broken add_block(): nothing is subtracted, as if m were always 0."""
-    p = [math.exp(score) for score in scores]
-    return Running(0.0, running.l + math.fsum(p), add_weighted(running.o, p, values))
+    exps = [math.exp(score) for score in scores]
+    return Running(0.0, running.l + math.fsum(exps), add_weighted(running.o, exps, values))
 
 
 def error_with(add, inputs, b_c):
-    """The error of the output if each row is taken in by `add` instead of add_block().
-
-    There are b_c keys in a block. If exp() overflows, the error is inf.
-    """
+    """The error of the output with `add` in the place of add_block(). inf if exp() overflows."""
     outputs = []
     for i in range(len(inputs["Q"])):
         scores = row_scores(inputs, i, causal=False)
-        running = Running(-math.inf, 0.0, [0.0] * d)
-        for part in blocks(len(scores), b_c):
-            new_values = inputs["V"][part.start : part.stop]
-            try:
-                running = add(running, scores[part.start : part.stop], new_values)
-            except OverflowError:
-                return math.inf
-        outputs.append([o_i / running.l for o_i in running.o])
+        try:
+            outputs.append(attend_in_blocks(scores, inputs["V"], b_c, add))
+        except OverflowError:
+            return math.inf
     return largest_difference(outputs, definition(inputs, causal=False))
 
 
@@ -548,9 +551,9 @@ Check = collections.namedtuple("Check", "standard flash weights no_scale no_maxi
 def check(largest_score):
     """Compare both ways of attention with the definition, for N = odd_length, in all odd_blocks.
 
-    Returns the largest errors of both outputs, of the weights from L, and of two broken versions of
-    add_block(). Standard attention has to have no error at all, because it multiplies and adds the
-    same numbers in the same order as definition(). This tests its memory, and not its arithmetic.
+    Returns the largest errors of both outputs, of the weights from logsumexp, and of two broken
+    versions of add_block(). Standard attention has to have no error at all: add_weighted() adds the
+    same terms weight * value, from 0 on and in the same order, as dot() does in definition().
     """
     errors = {name: [] for name in Check._fields}
     for block in odd_blocks:
@@ -587,8 +590,8 @@ def output_error(runs, causal=False):
 def extra(run):
     """The most numbers in the slow memory at once, without Q, K, V and O.
 
-    This is what the code reserves: S for standard attention, N x N, and L for flash attention,
-    N x 1. L is for a backward pass, which is left out. For the output alone it would be 0.
+    This is what the code reserves: S for standard attention, N x N, and logsumexp for flash
+    attention, N x 1. Only a backward pass needs logsumexp. For the output alone it would be 0.
     """
     return run.slow.peak - 4 * len(run.slow.matrix("Q")) * d
 
@@ -603,9 +606,16 @@ def intensity(run):
 
     A score costs d + 1 for S, 1 for P and d for O, and standard attention moves more than 4 numbers
     for it. So standard attention stays below (2 d + 2) / 4 = 4.5. Flash attention multiplies about
-    as much, and moves about 2 d / b_r numbers per score. So its intensity is about b_r.
+    as much. It loads a key and its value, 2 d numbers, for b_r scores at once, so its intensity is
+    about b_r. With 73 queries it is only 57.4: Q, O and logsumexp are a fifth of that traffic.
     """
     return run.fast.multiplies / traffic(run)
+
+
+def growth(figure, before, after):
+    """How many times larger a figure, extra() or traffic(), is for the pair `after`. Each way."""
+    standard = figure(after.standard) / figure(before.standard)
+    return Pair(standard, figure(after.flash) / figure(before.flash))
 
 
 # === MAIN ===
@@ -619,7 +629,7 @@ def main():
     show_checks(checks)
 
     # What does a longer text cost? The shorter texts are the beginnings of the longest one.
-    inputs = make_inputs(lengths[-1], 10.0)
+    inputs = make_inputs(lengths[-1], 10.0)  # shorter texts have smaller scores; no count changes
     by_length = {n: run_both(first_positions(inputs, n), fast_size) for n in lengths}
     show_lengths(by_length)
 
@@ -628,35 +638,39 @@ def main():
     show_sizes(by_size)
     show_refusals(inputs)
 
-    # How much is left to compute if no position may see later ones?
+    # How many blocks are left if no position may see later ones? More than half, because those on
+    # the diagonal are computed whole.
     causal = simulate(flash_attention, inputs, fast_size, flash_blocks(fast_size), causal=True)
     draw_visits(causal.visited)
 
-    errors = [output_error(pair) for pair in [*by_length.values(), *by_size.values()]]
+    # Were all these outputs right?
+    errors = [output_error(pair) for pair in by_length.values()]
+    errors += [output_error(pair) for pair in by_size.values()]
     errors.append(output_error([causal], causal=True))
     for result in checks.values():
         errors += [result.standard, result.flash]
     max_weight_error = worst([result.weights for result in checks.values()])
-    standard_half, flash_half = by_length[lengths[-2]]
-    standard, flash = by_length[lengths[-1]]
-    standard_small, flash_small = by_size[fast_sizes[0]]
-    standard_large, flash_large = by_size[fast_sizes[-1]]
-    # growth: the figure for N = 256, divided by that for N = 128. The growth of memory holds by
-    # construction (see extra). flash_traffic_growth is less than 4, because Q, O and L move once.
-    # cut: the traffic with M = 256, divided by that with M = 2048, which is 8 times as large.
-    # flash_traffic_cut is more than 8. A block of keys and values takes its part of M first, so b_r
-    # falls from 73 to 6, and K and V are loaded 43 times instead of 4.
+
+    # growth: from N = 128 to 256. That of memory holds by construction (see extra). Flash
+    # attention's traffic grows less than 4 times, because Q, O and logsumexp move once.
+    half, full = by_length[lengths[-2]], by_length[lengths[-1]]
+    memory_growth = growth(extra, half, full)
+    traffic_growth = growth(traffic, half, full)
+    # cut: from M = 2048 to 256, an eighth. Flash attention's traffic grows more than 8 times: K and
+    # V take their part of M first, so b_r falls from 73 to 6, and they are loaded 43 times, not 4.
+    traffic_cut = growth(traffic, by_size[fast_sizes[-1]], by_size[fast_sizes[0]])
+    standard, flash = full
     print_results(
         [
             ("max_abs_error", f"{worst(errors):.1e}", "< 1e-6"),
             ("max_weight_error", f"{max_weight_error:.1e}", "< 1e-6"),
-            ("fast_peak", max(standard.fast.peak, flash.fast.peak), f"<= {fast_size}"),
-            ("standard_memory_growth", extra(standard) / extra(standard_half), "== 4"),
-            ("flash_memory_growth", extra(flash) / extra(flash_half), "== 2"),
-            ("standard_traffic_growth", traffic(standard) / traffic(standard_half), "3.5 to 4.2"),
-            ("flash_traffic_growth", traffic(flash) / traffic(flash_half), "3.5 to 4.2"),
-            ("standard_traffic_cut", traffic(standard_small) / traffic(standard_large), "1 to 1.2"),
-            ("flash_traffic_cut", traffic(flash_small) / traffic(flash_large), "5.5 to 12"),
+            ("fast_peak", flash.fast.peak, f"<= {fast_size}"),  # reserve() refuses more
+            ("standard_memory_growth", memory_growth.standard, "== 4"),
+            ("flash_memory_growth", memory_growth.flash, "== 2"),
+            ("standard_traffic_growth", traffic_growth.standard, "3.5 to 4.2"),
+            ("flash_traffic_growth", traffic_growth.flash, "3.5 to 4.2"),
+            ("standard_traffic_cut", traffic_cut.standard, "1 to 1.2"),
+            ("flash_traffic_cut", traffic_cut.flash, "5.5 to 12"),
             ("traffic_ratio", traffic(standard) / traffic(flash), "> 5"),
             ("multiplies_ratio", standard.fast.multiplies / flash.fast.multiplies, "0.9 to 1.1"),
             ("causal_blocks_visited", len(causal.visited) / len(flash.visited), "0.5 to 0.7"),
@@ -668,10 +682,10 @@ def main():
 # === DRAWING: nothing below is needed to understand the algorithm ===
 def show_example():
     """Print the example of add_block(): what o / l is after each block, and what it should be."""
-    scores = [math.log(x) for x in (1, 2, 4, 2, 1, 2)]
-    values = [[4.0], [8.0], [2.0], [6.0], [0.0], [4.0]]
-    print("A row of six scores, the logarithms of 1 2 4 2 1 2, comes in three blocks of two. Each")
-    print("score has a value of one number: 4 8 2 6 0 4. After each block, o / l is already the")
+    scores = [math.log(x) for x in (1, 2, 4, 1, 2, 2)]
+    values = [[4.0], [10.0], [2.0], [8.0], [7.0], [9.0]]
+    print("A row of six scores, the logarithms of 1 2 4 1 2 2, comes in three blocks of two. Each")
+    print("score has a value of one number: 4 10 2 8 7 9. After each block, o / l is already the")
     print("average of the values seen so far, as softmax gives it all at once. Without the factor")
     print("exp(m_old - m_new), o / l goes wrong with the second block, which has a new maximum.")
     print("scores seen       m       l       o   o / l   all at once   without factor")
@@ -693,23 +707,19 @@ def show_checks(checks):
     """Print the largest errors for each size of the scores."""
     shapes = " and ".join(f"{b_r} x {b_c}" for b_r, b_c in odd_blocks)
     print(f"\nLargest errors against the definition. N = {odd_length}, in blocks of {shapes}")
-    print("queries x keys. O and the weights exp(score - L) are checked, causal or not. On the")
-    print("right, O if add_block lacks the factor, or the maximum. inf: exp() overflows.")
-    print("               standard     flash   weights   without    without")
-    print("        scores        O         O    from L    factor    maximum")
+    print("queries x keys, causal or not. Flash attention keeps logsumexp of each row, that is")
+    print("log(sum of all exp(score)), L in the paper. The weights are exp(score - logsumexp). On")
+    print("the right, O if add_block lacks the factor, or the maximum. From 710 on, exp() is inf.")
+    print("   largest   standard      flash               without    without")
+    print("   |score|          O          O    weights     factor    maximum")
     for largest_score, result in checks.items():
-        label = f"{-largest_score:.0f} to {largest_score:.0f}"
-        line = f"{label:>14}"
-        for error, width in zip(result, (9, 10, 10, 10, 11)):
-            line += f"{error:{width}.1e}"
-        print(line)
+        print(f"{largest_score:10.0f}" + "".join(f"{error:11.1e}" for error in result))
 
 
 def show_lengths(by_length):
     """Print memory and traffic for each N."""
     print(f"\nTexts of N positions, M = {fast_size}. Traffic is how many numbers pass between the")
-    print("memories. Memory is what the slow one holds beside Q, K, V and O: S with standard")
-    print("attention, and with flash attention L, one number per row, which only training needs.")
+    print("memories. Memory is what the slow one holds beside Q, K, V and O: S, or logsumexp.")
     print("      standard attention   flash attention")
     print("   N   traffic    memory   traffic  memory")
     for n, (standard, flash) in by_length.items():
@@ -720,8 +730,7 @@ def show_lengths(by_length):
 def show_sizes(by_size):
     """Print blocks, traffic and multiplications per number for each size of the fast memory."""
     print(f"\nA text of N = {lengths[-1]} positions, and a fast memory of M numbers. On the right,")
-    print("multiplications per number of traffic. With few of them, a GPU waits for its memory: an")
-    print(f"A100 with less than 200. But d = {d} and these M are too small to compare that with.")
+    print("multiplications per number of traffic. With few of them, a GPU waits for its memory.")
     print("       blocks, queries x keys         traffic         multiplications per number")
     print("   M     standard   flash        standard   flash        standard   flash")
     for size, (standard, flash) in by_size.items():
@@ -732,23 +741,13 @@ def show_sizes(by_size):
         print(f"{line}{intensity(standard):16.1f}{intensity(flash):8.1f}")
 
 
-def refusal(attention, inputs, size, block):
-    """What a fast memory says to attention in such blocks. It is empty if there is room."""
-    try:
-        simulate(attention, inputs, size, block)
-    except MemoryError as error:
-        return str(error)
-    return ""
-
-
 def show_refusals(inputs):
-    """Print what happens if a block has one query more, and if a row of scores does not fit."""
-    b_r, b_c = flash_blocks(fast_size)
-    text = refusal(flash_attention, inputs, fast_size, (b_r + 1, b_c))
-    print(f"One query more in flash attention, M = {fast_size}: {text}.")
+    """Print what happens if a row of scores does not fit into the fast memory."""
     too_small = len(inputs["Q"]) - 1
-    text = refusal(standard_attention, inputs, too_small, standard_blocks(too_small))
-    print(f"Standard attention takes a row of scores at once. M = {too_small}: {text}.")
+    try:
+        simulate(standard_attention, inputs, too_small, standard_blocks(too_small))
+    except MemoryError as error:
+        print(f"Standard attention takes a row of scores at once. M = {too_small}: {error}.")
     flash = simulate(flash_attention, inputs, too_small, flash_blocks(too_small))
     error = output_error([flash])
     print(f"Flash attention, M = {too_small}: it fits, and its largest error is {error:.1e}.")
@@ -759,8 +758,8 @@ def draw_visits(visited):
     n = lengths[-1]
     b_r, b_c = flash_blocks(fast_size)
     print(f"\nCausal attention, N = {n}, blocks of {b_r} queries (down) x {b_c} keys (across).")
-    print("In blocks with #, all queries see all keys. In those with /, only some do. Those with .")
-    print("are neither loaded nor computed.")
+    print("In blocks with #, all queries see all keys. In those with /, some keys are hidden from")
+    print("some queries. Those with . are neither loaded nor computed.")
     for rows in blocks(n, b_r):
         line = ""
         for columns in blocks(n, b_c):
