@@ -137,6 +137,7 @@ CRITERIA = {
         "gqa_kv_ratio": "== 2",
         "mqa_kv_ratio": "== 4",
         "window_kv_ratio": "== 5",
+        "matrix_form_difference": "< 1e-12",
         "formula_mismatches": "== 0",
         "special_cases_unequal": "== 0",
         "nan_count": "== 0",
@@ -144,8 +145,6 @@ CRITERIA = {
         "mqa_cosine_independent": "< 0.95",
         "gqa_cosine": "> 0.95",
         "mqa_cosine": "> 0.95",
-        "gqa_crossing": "0.8 to 0.95",
-        "mqa_crossing": "0.8 to 0.95",
         "runtime_seconds": "< 60",
     },
     "microbeam": {
