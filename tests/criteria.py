@@ -74,9 +74,10 @@ CRITERIA = {
         "kl_low_beta": "> kl + 0.5",
         "kl_high_beta": "< kl - 0.5",
         "sample_distance": "< gaussian_distance / 3",
-        "coverage_distance": "< coverage_without_kl / 2",
-        "interpolation_step_ratio": "< 2",
+        "coverage_distance": "< 0.04",
+        "path_coverage": "< 0.1",
         "score_to_reparam_variance": "> 2",
+        "baseline_to_reparam": "> 1",
         "runtime_seconds": "< 240",
     },
     "microdpo": {

@@ -213,12 +213,11 @@ def test_floats_and_values_give_the_same_loss(script):
     assert terms == tuple(v.data for v in on_values)
 
 
-def test_evaluate_is_the_elbo_with_its_constant(script, monkeypatch):
+def test_evaluate_is_the_elbo_with_its_constant(script):
     """log p(x|z) and the KL are written out, with the network and the draws of eps."""
-    monkeypatch.setattr(script, "num_eval_draws", 3)
     weights, points = some_weights(), [[0.4, 0.6], [-1.0, -0.5]]
     random.seed(8)
-    found = script.evaluate(weights, points)
+    found = script.evaluate(weights, points, 3)
     random.seed(8)
     log_ps, kls = [], []
     for x in points:
@@ -230,7 +229,6 @@ def test_evaluate_is_the_elbo_with_its_constant(script, monkeypatch):
             log_ps.append(math.fsum(log_normal(xi, d, 2 * math.log(0.12)) for xi, d in pairs))
         kls.append([0.5 * (m * m + math.exp(u) - 1 - u) for m, u in zip(*heads)])
     expected = [math.fsum(column) / 2 for column in zip(*kls)]
-    assert script.kl_by_dimension(weights, points) == pytest.approx(expected)
     assert found["kls"] == pytest.approx(expected)
     assert found["kl"] == pytest.approx(math.fsum(expected))
     log_p = math.fsum(log_ps) / 6
@@ -238,9 +236,8 @@ def test_evaluate_is_the_elbo_with_its_constant(script, monkeypatch):
     assert found["reconstruction"] == pytest.approx(-log_p - math.log(2 * math.pi * 0.12**2))
 
 
-def test_elbo_is_at_most_the_log_density(script, monkeypatch):
+def test_elbo_is_at_most_the_log_density(script):
     """p(x) by a fine sum over the prior. The bound holds for an encoder that knows nothing of x."""
-    monkeypatch.setattr(script, "num_eval_draws", 300)
     weights, x = some_weights(), [0.3, -0.2]
     steps = [-4 + 0.1 * i for i in range(81)]
     terms = []
@@ -251,7 +248,7 @@ def test_elbo_is_at_most_the_log_density(script, monkeypatch):
             log_p += [log_normal(a, 0.0, 0.0), log_normal(b, 0.0, 0.0)]
             terms.append(math.exp(math.fsum(log_p)) * 0.1**2)
     random.seed(3)
-    assert script.evaluate(weights, [x])["elbo"] < math.log(math.fsum(terms))
+    assert script.evaluate(weights, [x], 300)["elbo"] < math.log(math.fsum(terms))
 
 
 def a_case_in_closed_form(script, estimate, n=6000):
@@ -398,8 +395,32 @@ def test_log_evidence_of_a_linear_decoder(script, monkeypatch):
 def test_elbo_is_at_most_the_evidence(script):
     model, points = some_weights(), [[0.4, 0.6], [-1.0, -0.5], [0.1, 0.0]]
     random.seed(1)
-    elbos = [script.evaluate(model, points * 20)["elbo"] for _ in range(3)]
+    elbos = [script.evaluate(model, points * 20, 10)["elbo"] for _ in range(3)]
     assert max(elbos) < script.log_evidence(model, points)
+
+
+def test_log_evidence_sees_codes_far_from_the_prior(script, monkeypatch):
+    """Only codes with a first number above 5 are decoded to x: their share is 2.9e-7."""
+    decode = lambda model, z: [0.0 if z[0] > 5 else 9.0, 0.0]  # noqa: E731
+    monkeypatch.setattr(script, "decode_point", decode)
+    expected = math.log(2.87e-7 / (2 * math.pi * 0.12**2))
+    assert script.log_evidence({}, [[0.0, 0.0]]) == pytest.approx(expected, abs=0.5)
+
+
+def test_bound_and_evidence_are_about_the_same_points(script, monkeypatch):
+    monkeypatch.setattr(script, "num_bound_draws", 7)
+    monkeypatch.setattr(script, "evaluate", lambda model, points, n: {"elbo": (points, n)})
+    monkeypatch.setattr(script, "log_evidence", lambda model, points: points)
+    found = script.bound_and_evidence({}, list(range(30)))
+    assert found == {"elbo": ([0, 10, 20], 7), "log_p": [0, 10, 20]}
+
+
+def test_the_bound_of_each_beta_is_below_its_evidence(run):
+    table = run.stdout.partition("log p(x) is computed on a grid")[2]
+    rows = re.findall(r"^([05]\.0|1\.0) +(-[\d.]+) +(-[\d.]+)$", table, re.MULTILINE)
+    assert [beta for beta, _, _ in rows] == ["0.0", "1.0", "5.0"]
+    for _, elbo, log_p in rows:
+        assert float(elbo) < float(log_p)
 
 
 def moments(points):
@@ -526,7 +547,7 @@ def test_training_learns(script, monkeypatch):
     model = lift(script, start)
     losses = list(script.train(model, points, 1.0))
     assert len(losses) == 150
-    before, after = script.evaluate(start, points), script.evaluate(lower(model), points)
+    before, after = script.evaluate(start, points, 10), script.evaluate(lower(model), points, 10)
     assert after["reconstruction"] < before["reconstruction"] / 3
     assert after["kl"] > before["kl"]  # z has come to tell something
     assert after["elbo"] > before["elbo"]
