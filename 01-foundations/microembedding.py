@@ -35,8 +35,10 @@ images: it crops and recolors them instead of misspelling them. Here only the na
 SimCLR alters an image twice, and takes each of the two versions as an anchor. The encoder is a sum
 of n-gram vectors, as in fastText (Bojanowski et al. 2017). The gradient is derived by hand, so
 there is no autograd. CLIP (Radford et al. 2021) trains deep encoders with such a loss, on images
-and the texts that describe them, in batches of 32,768 pairs, with both sides as anchors. The method
-assumes that a negative is really different. "anna" and "anne" in one batch would break this.
+and the texts that describe them, with both sides as anchors. It takes 32,768 pairs per batch: among
+more negatives, more resemble the positive, and the choice is harder. The method assumes that no
+negative fits its anchor. If "ann" is made from "anna", it also fits "anne" in the same batch. In
+the run, 16 of 14,039 misspellings fit another name of their batch.
 """
 
 import collections
@@ -57,9 +59,10 @@ temperature = 0.1  # cosines are divided by this; the text under THE LOSS says w
 num_steps = 600  # training steps of one model; two are trained, with and without negatives
 learning_rate = 3.0  # of the first step; it falls linearly to 0
 num_heldout = 5000  # names that training does not see
-pool_size = 1000  # the first of these are searched; among more, fewer are found
-num_queries = 500  # the first of the pool are looked for, each by its misspelling
-probes = ["anna", "anne", "hannah", "jayden", "kaiden", "zachary"]  # held out, but not searched
+pool_size = 1000  # how many of these are searched for the name that was meant
+num_queries = 500  # how many of the searched names are looked for, each by one misspelling
+# Training never sees these names either. The example takes its three from them; try the others.
+probes = ["anna", "anne", "hannah", "jayden", "kaiden", "zachary"]
 # A batch of three pairs, small enough to follow its loss by hand
 example = [("anne", "nane"), ("hannah", "hannh"), ("kaiden", "akiden")]
 
@@ -102,7 +105,7 @@ def ngrams(text):
 
 
 def init_model(names):
-    """The parameters {n-gram: vector [n_embd]}: random floats for each n-gram of the names."""
+    """The parameters {n-gram: vector [n_embd]}. Such a vector is a list of n_embd random floats."""
     model = {}
     for name in names:
         for ngram in ngrams(name):
@@ -152,9 +155,10 @@ def embed_name(model, text):
     """The embedding e [n_embd] of a text.
 
     Texts that share n-grams share terms of their sums. So their embeddings tend to be similar even
-    before any training. Training changes the lengths of the n-grams' vectors, and with them how
-    much each n-gram counts. The vectors of single letters grow from 0.76 to 1.60 on average.
-    Training also turns the vectors, and that is what pushes different names apart.
+    before any training. The longer the vector of an n-gram, the more it counts. All lengths start
+    near 0.1 * sqrt(64) = 0.8, because each of the 64 floats is about 0.1 in size. In training, the
+    lengths of letters grow to 1.60 on average. Those of runs of two and three characters end at
+    0.82 and 0.80. Training also turns the vectors, which is what pushes different names apart.
     """
     return normalize(sum_ngrams(model, text))
 
@@ -177,29 +181,35 @@ def embed_name(model, text):
 #       = 1/B sum_i -log(exp(s_ii) / sum_k exp(s_ik))
 #       = 1/B sum_i (-s_ii + log sum_k exp(s_ik))
 #
-# Why there must be negatives: the first term, -s_ii, draws the two versions of a name together. If
-# it were the whole loss, one and the same vector for all names would be perfect. Every cosine would
-# be 1, also those between different names, and the loss would be at its minimum, -1 / temperature.
-# The second term grows with every score of the anchor, so it pushes all misspellings away, each in
-# proportion to its share. The positive is pushed, too, by share_ii. But the first term pulls it by
-# 1, because its derivative by s_ii is -1. So it is pulled by 1 - share_ii in all. For comparison,
-# the run trains another model with the first term alone. Its cosines come near 1. They still differ
-# a little, which is enough to find many names, but fewer than before training.
+# How the loss pulls and pushes: take the two terms of one anchor. Descent raises a score if the
+# derivative by it is negative, and lowers it if the derivative is positive. The derivative of -s_ii
+# is -1, so the first term pulls the positive with strength 1. The derivative of the second term by
+# s_ij is exp(s_ij) / sum_k exp(s_ik), which is share_ij. So this term pushes every misspelling away
+# in proportion to its share, the positive too. In all, the positive is pulled by 1 - share_ii, and
+# a negative is pushed by share_ij. Divided by B for the mean, this is
 #
-# Why a temperature: a cosine is at least -1 and at most 1. Suppose that an anchor has a cosine of 1
-# to its positive, and of -1 to its 23 negatives. Without the division, the share of the positive
-# would still be only exp(1) / (exp(1) + 23 exp(-1)) = 0.24. The loss could not get near 0, however
-# good the vectors are.
+#     dL/ds_ij = (share_ij - target) / B    with target = 1 if j is i, and 0 if not
 #
-# The temperature also decides which negatives matter, because their shares depend on it. Here are
-# the shares of a positive with the cosine 0.8 and of two negatives with 0.6 and 0.0:
+# So a misspelling b_j is pulled by its own name and pushed by every other name of the batch.
+#
+# Why there must be negatives: with the first term alone, one vector for all names would be perfect.
+# Every cosine would be 1, and the loss would be at its minimum, -1 / temperature. For comparison,
+# the run trains a second model in this way. Its cosines come near 1, also between different names.
+# It still finds many names, because the search takes the highest cosine, however small its lead is.
+# But it finds fewer than before training. With negatives, different names end near the cosine 0.
+# Not all can be near -1: two names that are opposite to a third one point in the same direction.
+#
+# Why a temperature: it decides which negatives are pushed, because their shares depend on it. Here
+# are the shares of a positive with the cosine 0.8 and of two negatives with 0.6 and 0.0:
 #
 #     temperature 1      0.44   0.36   0.20
 #     temperature 0.1    0.88   0.12   0.00
 #
 # At temperature 1, the negative with 0.0 is pushed more than half as strongly as the one with 0.6,
 # although it is already far away. At 0.1 it is hardly pushed. So a small temperature makes the loss
-# look almost only at the most similar wrong names.
+# look almost only at the most similar wrong names. At 1, pushing the others never ends: even with
+# the cosines 1 to the positive and -1 to all 23 negatives, the share of the positive would be only
+# exp(1) / (exp(1) + 23 exp(-1)) = 0.24.
 
 
 def softmax(logits):
@@ -215,21 +225,13 @@ def softmax(logits):
 
 
 def info_nce(anchors, positives):
-    """The loss L of a batch of embeddings, [B][n_embd] each, and its gradients for both lists.
+    """The loss L of a batch, and its gradients for the two lists of embeddings [B][n_embd].
 
     positives[i] is the positive of anchors[i], and a negative of the other anchors. Returns L,
     dL/d(anchors) and dL/d(positives). With a single pair, L and the gradients are 0.
 
-    The derivative of -s_ii by s_ij is -1 if j is i, and 0 if not. The derivative of
-    log sum_k exp(s_ik) by s_ij is exp(s_ij) / sum_k exp(s_ik), which is share_ij. Together:
-
-        dL/ds_ij = (share_ij - target) / B    with target = 1 if j is i, and 0 if not
-
-    For the shares 0.88, 0.12 and 0.00 of the table above, this is -0.12, 0.12 and 0.00, divided by
-    B. Descent raises the first score, because its derivative is negative, and lowers the second.
-
-    The derivative of s_ij = a_i . b_j / temperature by a_i is b_j / temperature, and the one by b_j
-    is a_i / temperature. By the chain rule, the gradients are
+    For the shares 0.88, 0.12 and 0.00 of the table above, dL/ds_ij is -0.12, 0.12 and 0.00, divided
+    by B. As s_ij = a_i . b_j / temperature, the chain rule gives
 
         dL/da_i = sum_j dL/ds_ij * b_j / temperature
         dL/db_j = sum_i dL/ds_ij * a_i / temperature
@@ -272,11 +274,13 @@ def attract_only(anchors, positives):
 def normalize_backward(u, d_e):
     """dL/du, for e = u / ||u|| and d_e = dL/de.
 
-    Take u = [3, 4], which has the length 5, so that e = [0.6, 0.8], and d_e = [1, 0]. If u moves
-    along its own direction, only its length changes, and e stays. So the part of d_e along e,
-    (d_e . e) e = 0.6 [0.6, 0.8], has no effect, and is taken away. [0.64, -0.48] is left, which is
-    at a right angle to u. If u moves a little in this direction, e moves a fifth as far, because e
-    is u drawn five times smaller. So what is left is divided by 5, which makes [0.128, -0.096]:
+    If e moves a little, L changes by d_e . (the movement of e). So the question is how e moves when
+    u does. Take u = [3, 4], which has the length 5, so that e = [0.6, 0.8], and d_e = [1, 0].
+    If u moves along itself, only its length changes, and e and L stay. So dL/du has no part along
+    e. The part that d_e has, (d_e . e) e = 0.6 [0.6, 0.8], is taken away. [0.64, -0.48] is left,
+    which is at a right angle to u. If u moves at a right angle to itself, e moves a fifth as far,
+    because e is u drawn five times smaller. So L changes a fifth as much as if e moved as far as u.
+    What is left is therefore divided by 5, which makes [0.128, -0.096]:
 
         dL/du = (d_e - (d_e . e) e) / ||u||
     """
@@ -321,8 +325,11 @@ def batch_gradient(model, names, misspellings, loss_of):
 def train(model, names, excluded, num_steps, loss_of=info_nce):
     """Train in place by gradient descent. For each batch, yield its loss before the update.
 
-    A misspelling can happen to spell another name. If that name is in the set `excluded`, the pair
-    is left out, so that no training step sees a held-out name. Such a batch is smaller.
+    Calling this generator trains nothing yet: each loss that is taken from it costs one step.
+    `excluded` is the set of held-out names. A misspelling can happen to spell one of them. Then the
+    pair is left out, so that no step sees a held-out name, and the batch is smaller.
+    The rate can be 3.0 because gradients are small. In the first batch of the run, half of them are
+    shorter than 0.016, and the vectors that they move have lengths near 0.8.
     """
     for step in range(num_steps):
         batch = []
@@ -353,11 +360,13 @@ def nearest(query, vectors, similarity):
 # of n-grams, into n_embd numbers. Untrained, it finds fewer names than the counts do. Trained, it
 # finds more: with six seeds, the lead over the counts is 0.020 to 0.038.
 #
-# The queries have errors of the same two kinds as the pairs for training. Somebody who knows these
-# kinds can also write a rule by hand. A swap keeps all letters, and a lost letter all but one, but
-# each breaks several longer n-grams. So let the rival count each single letter twice, by
-# ngrams(text) + list(text): it then finds 0.96 of the queries. Training is not the best way to
-# search here. But it needs no such rule, if pairs can be had that nobody made by one.
+# The queries have errors of the same two kinds as the pairs for training. Letters survive these
+# errors: a swap keeps all, and a lost letter all but one. Each error breaks several longer n-grams.
+# So it helps the rival to count every letter twice: in a separate trial it then found 0.964, more
+# than the trained encoder. Training finds a similar weighting: the vectors of letters become about
+# twice as long as the others (see embed_name). Whoever knows the errors can write such a rule.
+# Training needs only pairs. Here corrupt makes them, but they could also be collected, from words
+# that people corrected after typing them.
 
 
 def count_vector(text):
@@ -379,9 +388,10 @@ def judge(vector_of, similarity, names, misspellings):
     """Search `names` for each misspelling. Returns what was found, and three figures.
 
     vector_of(text) makes a vector of length 1, and similarity(a, b) is the cosine of two of them.
-    misspellings[i] belongs to names[i], and the last names have none. show_figures() says what the
-    figures are. If a misspelling spells another name that is searched, that name is found, and this
-    counts as a failure. Of the 500 queries of the run, 4 do so, and "recall" is at most 0.992.
+    misspellings[i] belongs to names[i]. The last names have none, and make the search harder. Only
+    the name that was misspelled counts as found, but some queries fit several names. Of the 500 of
+    the run, 4 spell another name of the pool. 29 more misspell two or three of its names, as
+    "ahalia" does athalia and mahalia. show_figures() says what the figures are.
     """
     vectors = [vector_of(name) for name in names]
     queries = [vector_of(misspelling) for misspelling in misspellings]
@@ -406,17 +416,18 @@ def main():
     training = names[num_heldout:]
     misspellings = [corrupt(name) for name in heldout[:num_queries]]
     untrained = init_model(training)
-    print(f"{len(training)} names to train on, with {len(untrained)} different n-grams.")
+    print(f"Training draws from {len(training)} names, with {len(untrained)} different n-grams.")
     print(f"{num_heldout + len(probes)} names are held out, {pool_size} of which will be searched.")
     show_example("Before training", untrained)
 
-    # Train with negatives, then without them. Both start alike and see the same batches.
+    # Train with negatives, then without them. Both start alike and see the same batches. train()
+    # takes a step whenever show_training() asks it for the next loss.
     excluded = set(heldout + probes)
     state = random.getstate()
-    model = dict(untrained)  # train() puts new lists into it, so untrained stays as it is
-    print(f"\nTraining with InfoNCE. A loss is of a batch of {batch_size} pairs or a few less.")
+    model = dict(untrained)  # train() replaces lists and changes none, so untrained stays as it is
+    print("\nTraining with InfoNCE. Each loss is of a new batch, so it goes up and down.")
     print(f"Guessing has a loss of log {batch_size} = {math.log(batch_size):.2f}.", end=" ")
-    print("Shared n-grams make it start far lower:")
+    print("Shared n-grams make it far lower from the start:")
     show_training(train(model, training, excluded, num_steps), num_steps)
     show_example("After training", model)
     random.setstate(state)
@@ -454,7 +465,7 @@ def show_example(title, model):
     anchors = [embed_name(model, name) for name, _ in example]
     positives = [embed_name(model, misspelling) for _, misspelling in example]
     print(f"\n{title}. Cosines of three held-out names to three misspellings. The positive is")
-    print(f"on the diagonal. Its share is its part of the softmax of the row / {temperature}:")
+    print(f"on the diagonal. Divide its row by {temperature}; softmax then makes its share:")
     header = "".join(f"{misspelling:>9}" for _, misspelling in example)
     print(f"{'':8}{header}    share   -log share")
     for i, (name, _) in enumerate(example):
