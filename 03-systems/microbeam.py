@@ -1,37 +1,37 @@
-"""One model says different things, depending on how one asks it for the next token.
+"""One model writes different texts, depending on how each next token is chosen.
 
 The problem: a language model does not write. It only answers a question: given the tokens so far,
 how probable is every token that may come next? (Here a token is a letter, and a text is a name.)
-Somebody has to choose a token, append it, and ask again, until the text ends. How to choose is
-called decoding. Two ways come to mind first. One can always take the most probable token. That
+Somebody has to choose a token, append it, and ask again, until the text ends. This is called
+decoding. Two ways to choose come to mind first. One can always take the most probable token. That
 gives only one text per prompt, and it need not be the most probable one. Or one can draw the next
-token by its probability. But improbable tokens are many, so some of them are drawn now and then,
-and each of them can spoil a text. Both ways call the model once per token, which takes long if the
+token by its probability. But there are so many improbable tokens that one of them is drawn now and
+then, and it can spoil a text. Both ways call the model once per token, which takes long if the
 model is large.
 
-The idea: leave the model as it is, and change how it is asked. To avoid improbable tokens, change
-the probabilities before drawing. To find more probable texts, follow several beginnings at a time
-instead of one. To call the model less often, let a small model draft a few tokens, and let the
-large model judge all of them in one call. This can be done so that nothing else changes: a greedy
-text is the one that the large model would have written alone, and a drawn text is exactly as
-probable as if the large model had drawn it alone.
+The idea: leave the model as it is, and change what is done with its answers. To draw improbable
+tokens less often, change the probabilities before drawing. To find more probable texts, follow
+several of them at a time instead of one. To call the model less often, let a small model draft a
+few tokens, and let the large model judge all of them in one call. This can be done so that nothing
+else changes: a greedy text is the one that the large model would have written alone, and a drawn
+text is exactly as probable as if the large model had drawn it alone.
 
     1. greedy: always take the most probable token. A text of the best next tokens need not be the
        most probable text.
     2. sampling: draw the next token. with_temperature makes probable tokens more probable still (or
        less). top_k keeps the k most probable tokens. top_p keeps as many of the most probable
        tokens as are needed for a given probability in total, such as 0.8.
-    3. beam_search: keep a few beginnings of texts, extend each of them by every token, and keep the
-       few most probable ones again. exact_search finds the most probable text of all. It is often a
-       strange one: it ends at once.
+    3. beam_search: keep a few candidates (texts that may be unfinished), extend each of them by
+       every token, and keep the few most probable ones again. exact_search finds the most probable
+       text of all. It is often a strange one: it ends at once.
     4. speculative_greedy: the small model (the draft model) writes gamma tokens. The large model
        (the target) reads them all in one call. Accept the drafted tokens before the first one that
        the target would not have taken, and put the target's own token in its place. If all are
        accepted, the target adds a token of its own. So a call writes 1 to gamma + 1 tokens.
     5. speculative_sampling: the same for tokens that are drawn. A drafted token x is accepted with
        the probability min(1, p(x) / q(x)), where p(x) is its probability in the target and q(x) in
-       the draft model. If x is rejected, draw another token in proportion to max(0, p - q). Then
-       the token that comes out has the distribution p, whatever q is.
+       the draft model. If x is rejected, draw another token in proportion to max(0, p - q). If all
+       are accepted, draw one more from p. Every token then has the distribution p, whatever q is.
 
 Sources: top-k sampling is by Fan et al. (2018), top-p sampling by Holtzman et al. (2020).
 Speculative decoding is by Leviathan et al. (2023), who introduced these p, q and gamma, and by Chen
@@ -55,10 +55,10 @@ import urllib.request
 temperature = 0.5  # below 1, probable tokens become more probable still
 kept_tokens = 5  # the k of top-k
 kept_probability = 0.8  # the p of top-p
-beam_widths = (2, 8, 27)  # beginnings that a beam keeps, to compare
-main_width = 8  # the results at the end are about this width
+beam_widths = (2, 8, 27)  # candidates that a beam keeps, to compare; 27 is one per token
+main_width = 8  # beam_log_prob and beam_losses in the results are about this width
 gammas = (1, 2, 4)  # tokens that the draft model writes per call of the target, to compare
-main_gamma = 4  # speculative greedy and the results at the end use this one
+main_gamma = 4  # speculative_greedy() uses this one, and the savings in the results are about it
 target_embd = 16  # the width of the target: each position is a vector of so many numbers
 draft_embd = 8  # the width of the draft model
 prompt_letters = 2  # letters that the strategies are given
@@ -69,8 +69,8 @@ num_heldout = 200  # names to judge the two models by; no training step sees the
 # the following are read by the code that is repeated from microgpt, near the end
 n_head = 4  # attention heads
 n_layer = 1  # layers of attention and MLP
-block_size = 16  # the context: a text has at most so many tokens, its first boundary included
-num_steps = 1000  # training steps of each model, one name each
+block_size = 16  # the context: a text has at most so many tokens; is_finished() reads this too
+num_steps = 1000  # steps of training a model, one name each; heldout_names() reads this too
 learning_rate = 0.01  # falls linearly to 0
 beta1 = 0.85  # Adam's memory of the gradient
 beta2 = 0.99  # Adam's memory of the squared gradient
@@ -83,7 +83,7 @@ eps_adam = 1e-8  # keeps Adam's division finite
 #   possible next token. The cache is {} at the start of a text, and gpt() adds to it what later
 #   tokens need of this one: {layer: (keys, values)}, with a key and a value for each position.
 # - softmax() turns scores into probabilities. Adding the same number to all scores does not change
-#   them. log() is the logarithm of a probability, and treats numbers below 1e-10 as 1e-10.
+#   them. log() is the logarithm of a probability. 0 has none, so less than 1e-10 counts as 1e-10.
 # - init_model() makes a model of any width, and train() trains it on names. as_values() prepares
 #   its numbers for training, and as_floats() makes plain and fast numbers of them again.
 # - name_loss() is the mean of -log(probability) over the tokens of a name.
@@ -91,10 +91,10 @@ eps_adam = 1e-8  # keeps Adam's division finite
 
 # === THE QUESTION: which token comes next? ===
 #
-# A text is a list of tokens. Each strategy below gets a model and a prompt, which is the beginning
-# of a text with a boundary in front. The model is a function: next_probs(tokens) returns a list
-# [vocab_size], with the probability of each token to be the next one. Each strategy returns the
-# whole text, with the prompt in front.
+# A text is a list of tokens. A prompt is the beginning of a text, with a boundary in front. Each
+# strategy below continues a prompt to a whole text, and returns it with the prompt in front. A
+# model is a function here: next_probs(tokens) returns a list [vocab_size], with the probability of
+# each token to be the next one.
 
 
 def is_finished(tokens):
@@ -121,12 +121,6 @@ def greedy(next_probs, prompt):
     return tokens
 
 
-# The prompt of tiny_tree() below, and the probabilities of its texts. Its tokens 0 to 4 are the
-# letters a to e, and 5 is its boundary. (In the names, the boundary is 26.)
-tiny_prompt = [5]
-tiny_probs = {"ac": 0.24, "ad": 0.18, "ae": 0.18, "bc": 0.36, "bd": 0.04}
-
-
 def tiny_tree(tokens):
     """A next_probs made by hand, in place of a trained model. It writes two letters, then ends.
 
@@ -138,17 +132,21 @@ def tiny_tree(tokens):
                         d  0.1           0.4 * 0.1 = 0.04
 
     greedy() takes a, because 0.6 > 0.4, and arrives at 0.24. The most probable text is bc, which
-    begins with the less probable letter. Returns the probabilities of a, b, c, d, e and the
-    boundary, in this order.
+    begins with the less probable letter. The tokens 0 to 4 are the letters a to e, and 5 is the
+    boundary. Returns the probabilities of a, b, c, d, e and the boundary, in this order.
     """
     following = {
-        "": [0.6, 0.4, 0.0, 0.0, 0.0, 0.0],
-        "a": [0.0, 0.0, 0.4, 0.3, 0.3, 0.0],
-        "b": [0.0, 0.0, 0.9, 0.1, 0.0, 0.0],
+        (): [0.6, 0.4, 0.0, 0.0, 0.0, 0.0],
+        (0,): [0.0, 0.0, 0.4, 0.3, 0.3, 0.0],  # after a
+        (1,): [0.0, 0.0, 0.9, 0.1, 0.0, 0.0],  # after b
     }
-    end = [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
-    # spell() gives the letters: "" for [5], and "a" for [5, 0]. After two letters, the text ends.
-    return following.get(spell(tokens, "abcde"), end)
+    end = [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]  # after two letters
+    letters = tuple(tokens[1:])  # without the boundary in front
+    return following.get(letters, end)
+
+
+tiny_prompt = [5]
+tiny_probs = {"ac": 0.24, "ad": 0.18, "ae": 0.18, "bc": 0.36, "bd": 0.04}  # of the texts above
 
 
 # === SAMPLING: draw the token, but not every token ===
@@ -160,8 +158,8 @@ def draw(probs):
 def sampling(next_probs, prompt, change):
     """Draw each token from change(probs), where probs is what the model says.
 
-    `change` takes and returns probabilities: unchanged() does, and with_temperature(), top_k() and
-    top_p() once their second argument is fixed.
+    `change` is a function that turns probabilities into others: unchanged(), or one of the next
+    three with a fixed second argument, such as lambda probs: top_k(probs, 5).
     """
     tokens = list(prompt)
     while not is_finished(tokens):
@@ -179,13 +177,11 @@ def with_temperature(probs, t):
     """Raise every probability to the power of 1 / t, and rescale them to sum to 1.
 
     With t = 0.5, probabilities are squared: 0.8 and 0.2 become 0.64 and 0.04, and after rescaling
-    0.94 and 0.06. With t = 1 nothing changes. Towards t = 0 this becomes greedy(). With a t above
-    1, the probabilities get closer to each other. No token is ruled out.
+    0.94 and 0.06. Towards t = 0 this becomes greedy(). A t above 1 makes the probabilities more
+    alike. No token is ruled out, because log() counts a p of 0 as 1e-10.
 
-    softmax(log(p) / t) computes this, because exp(log(p) / t) is p to the power of 1 / t. (log()
-    takes a p below 1e-10 as 1e-10.) It is usually written with logits: softmax(logits / t). This is
-    the same. p is exp(logit) / total, where total is the sum of all exp(logit). So log(p) is
-    logit - log(total), and softmax() ignores log(total) / t, a number that all tokens share.
+    exp(log(p) / t) is p to the power of 1 / t, and softmax() rescales. Usually this is written
+    softmax(logits / t), which is the same: a logit is log(p) plus a number that all tokens share.
     """
     return softmax([log(p) / t for p in probs])
 
@@ -209,9 +205,9 @@ def keep(probs, kept):
 def top_k(probs, k):
     """Draw only from the k most probable tokens.
 
-    Each improbable token is drawn rarely, but they are many, and each can spoil a name. So they are
-    ruled out. The weakness is that k is the same everywhere: too large where the model is sure of
-    the next token, and too small where many tokens would do.
+    The many improbable tokens are ruled out, however probable they are together. The weakness is
+    that k is the same everywhere: too large where the model is sure of the next token, and too
+    small where many tokens would do.
     """
     return keep(probs, ranking(probs)[:k])
 
@@ -236,81 +232,104 @@ def top_p(probs, p):
     return keep(probs, nucleus)
 
 
-# === SEARCH: keep several beginnings open, and find more probable texts ===
-#
-# A beginning is the prompt with some tokens appended, finished or not. log_prob is the sum of the
-# log probabilities of the appended tokens. (The probability itself is a product, which would soon
-# be too small for a float.)
-Beginning = collections.namedtuple("Beginning", "tokens log_prob")
+# === SEARCH: follow several candidates, and find more probable texts ===
+# Search suits tasks with one right answer, such as translation. Where many texts would do, as in
+# stories, it writes bland and repetitive ones, and sampling is better (Holtzman et al. 2020).
+
+# A prompt with some tokens appended, finished or not, and the sum of the appended tokens' log
+# probabilities. (Their product would be too small for a float if the text is long.)
+Candidate = collections.namedtuple("Candidate", "tokens log_prob")
+
+
+def log_prob(next_probs, tokens, given):
+    """log p(tokens | the first `given` of them), in nats, the unit of the natural logarithm."""
+    total = 0.0
+    for position in range(given, len(tokens)):
+        probs = next_probs(tokens[:position])
+        total += log(probs[tokens[position]])
+    return total
 
 
 def beam_search(next_probs, prompt, width):
-    """Keep the `width` most probable beginnings, extend them by every token, and keep again.
+    """Keep the `width` most probable candidates, extend them by every token, and keep again.
 
     In tiny_tree(), a beam of width 2 keeps a (0.6) and b (0.4). Extended, they become ac (0.24), ad
     (0.18), ae (0.18), bc (0.36) and bd (0.04). The beam keeps bc and ac. Both end with the next
-    token, and bc is the result.
+    token, and bc is the result. (Tokens with p = 0 come too, but far behind, with log(1e-10).)
 
     With width 1 it is greedy(). With a larger width it may still return a less probable text than
-    greedy(): the beginning of the greedy text is dropped as soon as `width` others look better, and
-    what they come to may be worse. The run counts how often this happens.
+    greedy(): the greedy candidate is dropped as soon as `width` others are more probable, and these
+    may become less probable than it later. The run counts how often this happens.
     """
-    beam = [Beginning(list(prompt), 0.0)]  # the most probable one first
-    # No token makes a beginning more probable. So once the first one of the beam is finished, none
-    # of the others in the beam can overtake it.
+    beam = [Candidate(list(prompt), 0.0)]  # the most probable one first
+    # A further token never makes a candidate more probable. So once the first one of the beam is
+    # finished, none of the others can overtake it.
     while not is_finished(beam[0].tokens):
-        candidates = []
-        for beginning in beam:
-            tokens, log_p = beginning
-            if is_finished(tokens):
-                candidates.append(beginning)  # stays, as long as it is among the best
+        extended = []
+        for candidate in beam:
+            if is_finished(candidate.tokens):
+                extended.append(candidate)  # stays, as long as it is among the best
                 continue
+            tokens, log_p = candidate
             for token, p in enumerate(next_probs(tokens)):
-                candidates.append(Beginning(tokens + [token], log_p + log(p)))
-        candidates.sort(key=lambda candidate: candidate.log_prob, reverse=True)
-        beam = candidates[:width]
+                extended.append(Candidate(tokens + [token], log_p + log(p)))
+        extended.sort(key=lambda candidate: candidate.log_prob, reverse=True)
+        beam = extended[:width]
     return beam[0].tokens
 
 
-def exact_search(next_probs, beginning, best):
-    """The most probable of all texts that start with this beginning, or `best` if none beats it.
+def exact_search(next_probs, prompt, start):
+    """The most probable of all texts that continue the prompt (after Stahlberg & Byrne 2019).
 
-    `best` is the most probable finished text known so far. The first one comes from beam search.
-    The search goes into depth. It turns back where a beginning is no more probable than `best`,
-    because it can only become less probable (after Stahlberg & Byrne 2019). `beginning`, `best` and
-    the result are of the type Beginning. With 27 tokens and short names this is quick. With the
-    50,000 tokens and the long texts of a large model it is not.
+    `start` is any finished text, here that of beam search. More tokens only make a candidate less
+    probable. So it is dropped if it is no more probable than the best finished text so far. With 27
+    tokens and short names this is quick, but not with 50,000 tokens and the texts of a large model.
+
+    The result often ends right after the prompt. One reason is that names are many: an end of 1 %
+    can be more probable than each of them. The other is that the model makes this end too probable
+    (the run prints how much). To avoid this, one usually divides log_prob by the text's length.
     """
-    tokens, log_p = beginning
-    if log_p <= best.log_prob:
-        return best
-    if is_finished(tokens):
-        return beginning
-    probs = next_probs(tokens)
-    for token in ranking(probs):
-        extended = Beginning(tokens + [token], log_p + log(probs[token]))
-        best = exact_search(next_probs, extended, best)
-    return best
+    best = Candidate(start, log_prob(next_probs, start, len(prompt)))
+    waiting = [Candidate(list(prompt), 0.0)]  # the last one is looked at next
+    while waiting:
+        candidate = waiting.pop()
+        if candidate.log_prob <= best.log_prob:
+            continue
+        if is_finished(candidate.tokens):
+            best = candidate
+            continue
+        tokens, log_p = candidate
+        probs = next_probs(tokens)
+        for token in reversed(ranking(probs)):  # so the most probable one is looked at next
+            waiting.append(Candidate(tokens + [token], log_p + log(probs[token])))
+    return best.tokens
 
 
 # === SPECULATIVE GREEDY: what greedy writes, in fewer calls of the large model ===
 #
-# A transformer can read all tokens of a text at once. A call is one such pass. It computes, for
-# each position, what may follow there. Whoever writes token by token uses only the last of these
-# answers. But suppose that the next few tokens are drafted already. Then one call over the text and
-# the drafted tokens tells, for each of these, which token the model itself would have put there.
-# With few texts at a time, a GPU spends most of a call on reading the numbers of the model from its
-# memory. So a call takes about as long with a few new tokens as with one (Chen et al. 2023). This
-# script counts calls and measures no time: gpt() reads one token at a time, and a call is written
-# as several questions to target(), one per position.
+# A transformer reads a whole text in one call. It computes, for each position, what may follow
+# there. Whoever writes token by token uses only the last of these answers. But suppose that the
+# next few tokens are drafted already. Then one call over the text and the drafted tokens tells, for
+# each of these, which token the model itself would have put there. On a GPU, such a call takes
+# about as long as one for a single token, because with few texts most of the time goes into reading
+# the model from memory (Chen et al. 2023).
 #
-# A smaller model drafts the tokens, because its calls cost less. Here it has learned from the same
-# names as the target. The text comes out right however bad the drafted tokens are. The better they
-# are, the more of them are accepted, and the fewer calls of the target are needed.
+# A smaller model drafts the tokens, because its calls cost less. However bad they are, the text
+# comes out right. The better they are, the fewer calls of the target are needed.
 
-# A call of the target: the tokens that were drafted for it, how many of these were accepted, and
-# all tokens that were written to the text thanks to this call.
+# What a call of the target has done: the tokens that were drafted for it, how many of these were
+# accepted, and all tokens that it has added to the text.
 Call = collections.namedtuple("Call", "drafted accepted written")
+
+
+def call_target(target, tokens, drafted):
+    """One call of the target: its distributions for the places of all drafted tokens and one more.
+
+    Element i is for the place of drafted[i]. The last one is for the place behind all of them, and
+    is not used if they end the text. No time is measured in this script, and its gpt() reads only
+    one token at a time. So the one call is written as several questions here.
+    """
+    return [target(tokens + drafted[:i]) for i in range(len(drafted) + 1)]
 
 
 def speculative_greedy(target, draft, prompt, gamma):
@@ -328,12 +347,8 @@ def speculative_greedy(target, draft, prompt, gamma):
             probs = draft(tokens + drafted)
             drafted.append(most_probable(probs))
 
-        # 2. One call of the target answers all these questions: own[i] is the token that it takes
-        # after the first i drafted ones, in the place of drafted[i].
-        own = []
-        for i in range(len(drafted) + 1):
-            probs = target(tokens + drafted[:i])
-            own.append(most_probable(probs))
+        # 2. One call of the target: own[i] is the token that it takes in the place of drafted[i].
+        own = [most_probable(probs) for probs in call_target(target, tokens, drafted)]
 
         # 3. Accept the drafted tokens before the first one that the target would not have taken.
         # Those behind it are of no use, because they continue a text that is not written.
@@ -341,8 +356,8 @@ def speculative_greedy(target, draft, prompt, gamma):
         while accepted < len(drafted) and drafted[accepted] == own[accepted]:
             accepted += 1
 
-        # 4. Add the target's own token. It takes the place of drafted[accepted], which was
-        # rejected. If all were accepted, it is one token more, unless they have ended the text.
+        # 4. Add the target's token for the next place. This is the place of the rejected token, or,
+        # if all were accepted and have not ended the text, the place behind them.
         written = drafted[:accepted]
         if not is_finished(tokens + written):
             written.append(own[accepted])
@@ -353,11 +368,12 @@ def speculative_greedy(target, draft, prompt, gamma):
 
 # === SPECULATIVE SAMPLING: a token drawn from q becomes a token drawn from p ===
 #
-# If the target draws its tokens, there is not one right token to compare a drafted one with. The
-# drafted token x was drawn from q, the distribution of the draft model. It has to become a token
-# that is distributed like p, as if the target had drawn it. Where q(x) is larger than p(x), x is
+# If the target draws its tokens, there is not one right token to compare a drafted one with. Let q
+# be the distribution of the draft model, from which the token x was drawn, and p that of the target
+# for the same place. x has to become a token that is distributed like p. Where q(x) > p(x), x is
 # drafted too often. So some of these x are rejected, and replaced by tokens that are drafted too
-# rarely. An example with three tokens:
+# rarely. Let kept(x) be the probability that x is drafted and accepted. Then the replacements have
+# to add short(x) = p(x) - kept(x). An example:
 #
 #     x     p(x)  q(x)  accepted with       kept(x)               short(x)    replacement
 #     a     0.4   0.3   1                   0.3                   0.1         0.1 / 0.4 = 0.25
@@ -365,23 +381,24 @@ def speculative_greedy(target, draft, prompt, gamma):
 #     c     0.4   0.1   1                   0.1                   0.3         0.3 / 0.4 = 0.75
 #     sum   1     1                         0.6                   0.4         1
 #
-# kept(x): x is drafted and accepted. short(x): what is then lacking to p(x). 0.6 of the tokens are
-# kept, and 0.4 are rejected and replaced. So a comes out with 0.3 + 0.4 * 0.25 = 0.4, b with
-# 0.2 + 0.4 * 0 = 0.2, and c with 0.1 + 0.4 * 0.75 = 0.4. This is p.
+# 0.6 of the tokens are kept, and 0.4 are replaced. So a comes out with 0.3 + 0.4 * 0.25 = 0.4, b
+# with 0.2 + 0.4 * 0 = 0.2, and c with 0.1 + 0.4 * 0.75 = 0.4. This is p.
 #
 # It is always so (Leviathan et al. 2023, appendix A.1). For any token x:
 #
 #     kept(x) = q(x) * min(1, p(x) / q(x)) = min(q(x), p(x))
 #     short(x) = p(x) - kept(x) = max(0, p(x) - q(x))
 #
-# Let R be the probability that a drafted token is rejected, 0.4 above. All q(x) sum to 1, so R is
-# 1 - sum of all kept(x). All p(x) sum to 1, so the sum of all short(x) is 1 - sum of all kept(x) as
-# well. This is R. So the replacement is x with the probability short(x) / R, and x comes out with
+# Let R be the probability that a token is rejected, 0.4 above. As q and p both sum to 1,
+#
+#     R = (sum of all q(x)) - (sum of all kept(x)) = 1 - (sum of all kept(x))
+#     sum of all short(x) = (sum of all p(x)) - (sum of all kept(x)) = R
+#
+# So the replacement can be drawn with the probabilities short(x) / R, and x comes out with
 #
 #     kept(x) + R * short(x) / R = kept(x) + short(x) = p(x)
 #
-# It would be wrong to draw the replacement from p. In the example, b would come out with
-# 0.2 + 0.4 * 0.2 = 0.28 instead of 0.2.
+# If the replacement were drawn from p, b would come out too often: 0.2 + 0.4 * 0.2 = 0.28.
 
 
 def acceptance(x, q, p):
@@ -390,17 +407,17 @@ def acceptance(x, q, p):
 
 
 def residual(q, p):
-    """The distribution of the replacement: max(0, p(x) - q(x)), rescaled to sum to 1."""
+    """The distribution of the replacement: short(x) = max(0, p(x) - q(x)), rescaled to sum to 1.
+
+    If a token is rejected, its p is smaller than its q. Both sum to 1, so the p of another token is
+    larger than its q, and rescale() does not divide by 0.
+    """
     short = [max(0.0, p_x - q_x) for p_x, q_x in zip(p, q)]
     return rescale(short)
 
 
 def accept_or_replace(x, q, p):
-    """Turn a token x that was drawn from q into one that is distributed like p.
-
-    Returns (token, whether x was accepted). If x is rejected, then p(x) < q(x), and since both sum
-    to 1, another token has p > q. So residual() never divides by 0.
-    """
+    """Turn x, drawn from q, into a token distributed like p: (token, whether x was accepted)."""
     if random.random() < acceptance(x, q, p):
         return x, True
     return draw(residual(q, p)), False
@@ -409,10 +426,10 @@ def accept_or_replace(x, q, p):
 def speculative_sampling(target, draft, prompt, gamma):
     """A text with the distribution of sampling(target, prompt, unchanged), and the target's calls.
 
-    Given the text so far, each written token has the distribution p, whether it was drafted,
-    replaced or added. What is thrown away has no influence on what follows. So the whole text is as
-    probable as if the target had drawn it. For another kind of sampling, let target return changed
-    probabilities. If draft returns them changed in the same way, usually more tokens are accepted.
+    A drafted token, once accepted or replaced, has the distribution p, given the tokens before it.
+    An added token is drawn from p. So the probability of a text is p(first) * p(second | first) *
+    ..., as if the target had drawn it. For another kind of sampling, let target and draft return
+    changed probabilities.
     """
     tokens = list(prompt)
     calls = []
@@ -424,13 +441,11 @@ def speculative_sampling(target, draft, prompt, gamma):
             q.append(draft(tokens + drafted))
             drafted.append(draw(q[-1]))
 
-        # 2. One call of the target, as above: p[i] is its distribution after i drafted tokens.
-        p = []
-        for i in range(len(drafted) + 1):
-            p.append(target(tokens + drafted[:i]))
+        # 2. One call of the target: p[i] is its distribution for the place of drafted[i].
+        p = call_target(target, tokens, drafted)
 
-        # 3. Accept the drafted tokens before the first rejected one, and replace that one. Then
-        # stop: p[i + 1] is the answer after x, and not after the token that has replaced x.
+        # 3. Accept the drafted tokens before the first rejected one, and replace that one. Those
+        # behind it are of no use, because they were drafted and judged as if it were still there.
         accepted = 0
         written = []
         for i, x in enumerate(drafted):
@@ -440,7 +455,8 @@ def speculative_sampling(target, draft, prompt, gamma):
                 break
             accepted += 1
 
-        # 4. If all were accepted, the target's own draw is one token more.
+        # 4. If all were accepted and have not ended the text, add a token in the place behind them.
+        # Nothing was drafted there, so it is drawn from p directly.
         if accepted == len(drafted) and not is_finished(tokens + written):
             written.append(draw(p[-1]))
         tokens += written
@@ -450,36 +466,35 @@ def speculative_sampling(target, draft, prompt, gamma):
 
 # === THE MODELS: a GPT that answers the question ===
 class Reader:
-    """A GPT of floats that can be asked about any text, and remembers all of its answers.
+    """A GPT of floats that can be asked about any text, and remembers what it has answered.
 
     gpt() reads one token at a time, and needs the cache of the tokens before. A Reader keeps the
-    cache of every text that it was asked about. So for a text that is one token longer, gpt() reads
-    only this token. A production system keeps only the caches of open texts, and removes rejected
-    tokens from a cache again.
+    cache of every text. So for a text that is one token longer, gpt() reads only this token. A
+    production system keeps the caches of open texts only, and removes rejected tokens from them.
     """
 
     def __init__(self, model):
         self.model = model
-        self.answers = {}  # {tokens of a text: (probabilities of the next token, cache)}
+        self.known = {}  # {tokens of a text: (probabilities of the next token, cache)}
 
     def next_probs(self, tokens):
         """The probability of every token to follow these tokens, [vocab_size]."""
-        probs, _ = self.answer(tuple(tokens))
+        probs, _ = self.read(tuple(tokens))
         return probs
 
-    def answer(self, text):
+    def read(self, text):
         """(probabilities of the next token, cache) for a text, which is a tuple of tokens."""
-        if text not in self.answers:
+        if text not in self.known:
             cache = {}
             if len(text) > 1:
-                _, shared = self.answer(text[:-1])
+                _, shared = self.read(text[:-1])
                 # gpt() will append to these lists. Other texts that begin in the same way need
                 # them as they are, so this text gets copies.
                 for layer, (keys, values) in shared.items():
                     cache[layer] = (list(keys), list(values))
             logits = gpt(self.model, text[-1], len(text) - 1, cache)
-            self.answers[text] = (softmax(logits), cache)
-        return self.answers[text]
+            self.known[text] = (softmax(logits), cache)
+        return self.known[text]
 
 
 def train_model(title, n_embd, names, chars):
@@ -515,25 +530,16 @@ def ways_to_change():
 def write_all(next_probs, prompts):
     """The texts of every strategy that needs one model: {title: texts}.
 
-    There is one text per prompt. Strategies that draw go through all prompts `repeats` times, so
-    text i belongs to prompt i % len(prompts).
+    Strategies that draw go through all prompts `repeats` times, and the others once.
     """
     texts = {"greedy": [greedy(next_probs, prompt) for prompt in prompts]}
     for title, change in ways_to_change().items():
         texts[title] = [sampling(next_probs, prompt, change) for prompt in prompts * repeats]
     for width in beam_widths:
         texts[f"beam {width}"] = [beam_search(next_probs, prompt, width) for prompt in prompts]
-    texts["exact"] = search_all(next_probs, prompts, texts[f"beam {max(beam_widths)}"])
-    return texts
-
-
-def search_all(next_probs, prompts, beam_texts):
-    """The most probable text of each prompt. Each search starts from the text of beam search."""
-    texts = []
-    for prompt, tokens in zip(prompts, beam_texts, strict=True):
-        found = Beginning(tokens, log_prob(next_probs, tokens, len(prompt)))
-        best = exact_search(next_probs, Beginning(prompt, 0.0), found)
-        texts.append(best.tokens)
+    widest = texts[f"beam {max(beam_widths)}"]
+    pairs = zip(prompts, widest, strict=True)
+    texts["exact"] = [exact_search(next_probs, prompt, text) for prompt, text in pairs]
     return texts
 
 
@@ -554,15 +560,6 @@ def count_params(model):
 def heldout_loss(model, names, chars):
     """The mean of name_loss() over num_heldout names that no training step has seen."""
     return mean([name_loss(model, encode(name, chars)) for name in names[:num_heldout]])
-
-
-def log_prob(next_probs, tokens, given):
-    """log p(tokens | the first `given` of them), in nats, the unit of the natural logarithm."""
-    total = 0.0
-    for position in range(given, len(tokens)):
-        probs = next_probs(tokens[:position])
-        total += log(probs[tokens[position]])
-    return total
 
 
 def log_probs_of(next_probs, texts):
@@ -586,22 +583,16 @@ def end_rates(next_probs, names, prompts, chars):
 
     Both are means over the prompts. A prompt counts as often as names of the list begin with it, so
     that a prompt of a single name does not weigh as much as one of hundreds.
-
-    The target gives the end more than ten times as much as the list. This error is the main reason
-    why exact_search() often ends at once: with the list's shares in place of the target's, it did
-    so for 4 of the 100 prompts, and not for 56. The other reason is that whole names are many, so
-    that an end of 1 % can be more probable than each of them. A beam of 8 drops the end, because
-    more probable letters fill the beam.
     """
     by_model = 0.0
     in_list = 0
     total = 0
     for prompt in prompts:
         letters = spell(prompt, chars)
-        beginning_so = [name for name in names if name.startswith(letters)]
-        by_model += len(beginning_so) * next_probs(prompt)[prompt[0]]  # prompt[0] is a boundary
-        in_list += beginning_so.count(letters)
-        total += len(beginning_so)
+        starting_so = [name for name in names if name.startswith(letters)]
+        by_model += len(starting_so) * next_probs(prompt)[prompt[0]]  # prompt[0] is a boundary
+        in_list += starting_so.count(letters)
+        total += len(starting_so)
     return by_model / total, in_list / total
 
 
@@ -612,26 +603,21 @@ def different_per_prompt(texts, prompts):
 
 
 def real_share(texts, names, chars):
-    """The share of texts that are names of the list."""
-    known_names = set(names)
+    """The share of texts that are names of the list and longer than their prompt."""
+    known_names = {name for name in names if len(name) > prompt_letters}
     return mean([spell(tokens, chars) in known_names for tokens in texts])
 
 
-Savings = collections.namedtuple("Savings", "per_drafted per_examined tokens_per_call gain")
+Savings = collections.namedtuple("Savings", "drafts per_drafted per_examined tokens_per_call gain")
 
 
 def savings_of(results, cost):
     """What speculative decoding saves, from [(tokens, calls)] of several prompts. Returns Savings.
 
-    `cost` is that of a call of the draft model, if a call of the target costs 1.
-
-        per_drafted      accepted tokens / drafted tokens
-        per_examined     accepted tokens / examined tokens. The tokens behind a rejected one are not
-                         examined. This estimates the acceptance rate of Leviathan et al. (2023)
-        tokens_per_call  tokens written per call of the target
-        gain             tokens written / cost of all calls of both models
-
-    Without drafts the last two would be 1. Where too few tokens are accepted, the gain is below 1.
+    A call of the target costs 1, and a call of the draft model costs `cost`. Drafted tokens behind
+    a rejected one are not examined, so per_examined estimates the acceptance rate of Leviathan et
+    al. (2023). The gain is the number of tokens written / cost of all calls of both models. It is 1
+    without drafts, and below 1 where too few tokens are accepted.
     """
     num_calls = 0
     drafted = 0
@@ -647,6 +633,7 @@ def savings_of(results, cost):
             accepted += call.accepted
             written += len(call.written)
     return Savings(
+        drafts=drafted / num_calls,
         per_drafted=accepted / drafted,
         per_examined=accepted / examined,
         tokens_per_call=written / num_calls,
@@ -657,14 +644,14 @@ def savings_of(results, cost):
 def distance(p, q):
     """How different two distributions are: half the sum of all |p(x) - q(x)|, between 0 and 1.
 
-    It is called the total variation. It equals R above, the sum of all max(0, p(x) - q(x)), because
-    p exceeds q in total by as much as q exceeds p.
+    It is called the total variation. If q drafts for p, this is R, the share of rejected tokens: p
+    exceeds q by R in total, and q exceeds p by as much.
     """
     return 0.5 * math.fsum(abs(p_x - q_x) for p_x, q_x in zip(p, q))
 
 
 def most_different(target, draft, prompts):
-    """The prompt after which the models differ most: more is rejected than after any other."""
+    """The prompt after which the models differ most."""
     return max(prompts, key=lambda prompt: distance(target(prompt), draft(prompt)))
 
 
@@ -691,7 +678,7 @@ def blind(tokens):
 
 
 def text_shares(speculations):
-    """{title: the share of each text of tiny_probs}, from the results of speculate_all()."""
+    """{title: shares of the texts of tiny_probs, in its order}, from results of speculate_all()."""
     found = {}
     for gamma, results in speculations.items():
         counts = collections.Counter(spell(tokens, "abcde") for tokens, _ in results)
@@ -699,9 +686,9 @@ def text_shares(speculations):
     return found
 
 
-def text_distance(found):
-    """The distance() of the shares in one row of text_shares() from tiny_probs."""
-    return distance(tiny_probs.values(), found)
+def text_distance(drawn_shares):
+    """How far shares of the texts, in the order of tiny_probs, are from their probabilities."""
+    return distance(tiny_probs.values(), drawn_shares)
 
 
 # === CHECKS: to check the run, not to learn from ===
@@ -713,10 +700,12 @@ def is_valid(tokens, prompt, vocab_size):
 
 def count_invalid(texts, drawn, prompts, vocab_size):
     """How many texts are not valid, of {title: texts} and of the results of speculate_all()."""
-    written = [*texts.values(), *([tokens for tokens, _ in x] for x in drawn.values())]
-    valid = []
-    for group in written:
-        valid += [is_valid(x, prompts[i % len(prompts)], vocab_size) for i, x in enumerate(group)]
+    written = list(itertools.chain(*texts.values()))
+    for results in drawn.values():
+        written += [tokens for tokens, _ in results]
+    # Each strategy has gone through all n prompts in turn, so text i belongs to prompt i % n.
+    n = len(prompts)
+    valid = [is_valid(tokens, prompts[i % n], vocab_size) for i, tokens in enumerate(written)]
     return valid.count(False)
 
 
@@ -732,7 +721,7 @@ def main():
     random.seed(42)
     show_tiny_tree()
     show_tiny_draft()
-    # Two models, trained on the same names. Prompts will be beginnings of names that neither saw.
+    # Two models, trained on the same names. The prompts will come from names that neither saw.
     names = load_names()
     random.shuffle(names)
     chars = sorted(set("".join(names)))
@@ -756,7 +745,7 @@ def main():
     greedily = [speculative_greedy(target, draft, prompt, main_gamma) for prompt in prompts]
     drawn = speculate_all(target, draft, prompts * repeats)
     cost = count_params(draft_model) / count_params(target_model)
-    show_calls(greedily, prompts, chars)
+    show_calls(drawn[main_gamma][:4], prompts, chars)
     show_savings({"greedy": {main_gamma: greedily}, "sampling": drawn}, cost)
     savings = savings_of(drawn[main_gamma], cost)
 
@@ -857,7 +846,7 @@ def show_strategies(texts, log_probs, prompts, names, chars):
     print("log-prob   mean of log p(text | prompt) in the target: how probable, not how good")
     print("below      share of texts that are less probable than the greedy one")
     print("different  different texts per prompt")
-    print("real       share of texts that are names of the list, even if it ends at once")
+    print("real       share of texts that are names of the list and longer than the prompt")
     print("ends       share of texts that end at once, right after the prompt")
     print("The settings of temperature, top-k and top-p are not matched: this does not rank them.")
     print("strategy     log-prob  below  different   real   ends   texts for the first prompts")
@@ -869,6 +858,7 @@ def show_strategies(texts, log_probs, prompts, names, chars):
             f"{different_per_prompt(written, prompts):11.2f}"
             f"{real_share(written, names, chars):7.2f}{empty_share(written):7.2f}   {examples}"
         )
+    print("A wider beam finds more probable texts, but not always more real names.")
 
 
 def show_ends(by_model, in_list):
@@ -878,46 +868,45 @@ def show_ends(by_model, in_list):
 
 
 def show_calls(results, prompts, chars):
-    """Print the first texts of speculative_greedy(), three with and three without a rejection."""
-    print(f"\nSpeculative greedy with up to {main_gamma} drafts per call. Each | begins a call:")
-    print("accepted tokens, (those thrown away), [the target's own token]. A dot ends the name.")
-    spelled = {True: [], False: []}  # is there a rejected token? -> texts
+    """Print the calls of the target for some results of speculative_sampling()."""
+    print(f"\nSpeculative sampling for the first prompts, gamma {main_gamma}, one line per call.")
+    print("The target adds a token in place of the first rejected one, or behind all of them if")
+    print("they were accepted and have not ended the name. A dot is the end.")
+    print("text so far  drafted  accepted  added by the target")
     for (_, calls), prompt in zip(results, prompts):
-        parts = [spell(prompt, chars)]
+        text = spell(prompt, chars)
         for call in calls:
-            accepted = letters_of(call.drafted[: call.accepted], chars)
-            rejected = letters_of(call.drafted[call.accepted :], chars)
-            own = letters_of(call.written[call.accepted :], chars)
-            part = accepted + (f"({rejected})" if rejected else "")
-            parts.append(part + (f"[{own}]" if own else ""))
-        text = " | ".join(parts)
-        spelled["(" in text].append(text)
-    for text in spelled[True][:3] + spelled[False][:3]:
-        print(f"  {text}")
+            drafted = letters_of(call.drafted, chars)
+            written = letters_of(call.written, chars)
+            accepted = written[: call.accepted]
+            added = written[call.accepted :]
+            print(f"{text:<13}{drafted:<9}{accepted:<10}{added}".rstrip())
+            text += written
 
 
 def show_savings(speculations, cost):
     """Print how much is accepted and saved, for each strategy and gamma."""
     ratio = f"{cost:.4f}"
-    pays = f"1 + {main_gamma} * {ratio} = {1 + main_gamma * cost:.3f}"
-    print("\nWhat speculation saves. The gain is tokens / cost, and 1 without drafts. No time is")
-    print("measured. Assume that a call of the target costs 1, over any few tokens, and a call of")
-    print(f"the draft model {ratio}, the ratio of their parameters. Then {main_gamma} drafts pay")
-    print(f"if a call of the target writes more than {pays} tokens.")
-    print("strategy  gamma  accepted / drafted  accepted / examined  tokens / target call  gain")
+    print("\nWhat speculation saves. No time is measured. Assume that a call of the target costs")
+    print(f"1, over any few tokens, and a call of the draft model {ratio}, the ratio of their")
+    print(f"parameters. Then gain = tokens/call / (1 + {ratio} * drafts/call), and 1 without")
+    print("drafts, where a call is one of the target. It gets less than gamma drafts if they end")
+    print("the name. Examined are the accepted tokens and the first rejected one.")
+    print("strategy  gamma  drafts/call  accepted/drafted  accepted/examined  tokens/call  gain")
     for title, by_gamma in speculations.items():
         for gamma, results in by_gamma.items():
             row = savings_of(results, cost)
-            accepted = f"{row.per_drafted:20.2f}{row.per_examined:21.2f}"
-            saved = f"{row.tokens_per_call:22.2f}{row.gain:6.2f}"
-            print(f"{title:<10}{gamma:5d}{accepted}{saved}")
+            accepted = f"{row.per_drafted:18.2f}{row.per_examined:19.2f}"
+            saved = f"{row.tokens_per_call:13.2f}{row.gain:6.2f}"
+            print(f"{title:<10}{gamma:5d}{row.drafts:13.2f}{accepted}{saved}")
 
 
 def show_distributions(p, q, speculated, direct, prompt, chars):
     """Print distributions of one token side by side, for the tokens that are most probable in p."""
     name = spell(prompt, chars)
-    print(f"\nOf all prompts, '{name}' is where the models differ most: their probabilities, then")
-    print(f"shares of {num_draws} tokens, drawn from q and accepted or replaced, and drawn from p.")
+    print(f"\nThe models differ most after '{name}': the probabilities p and q of the next token,")
+    print(f"and two samples of {num_draws} tokens. One was drawn from q and accepted or replaced,")
+    print("the other was drawn from p.")
     columns = {"p (target)": p, "q (draft model)": q}
     columns["accepted or replaced"] = speculated
     columns["drawn from p"] = direct
@@ -925,13 +914,14 @@ def show_distributions(p, q, speculated, direct, prompt, chars):
     for token in ranking(p)[:8]:
         bars = [f"{x[token]:.3f} {'*' * round(60 * x[token])}" for x in columns.values()]
         print(f"{letters_of([token], chars)}  " + "".join(f"{bar:<24}" for bar in bars).rstrip())
-    print("Distance from p. The last one shows how large it is by chance alone:")
+    print("Distance from p. The last one shows how large it gets by chance alone:")
     print("   " + "".join(f"{distance(p, x):<24.4f}" for x in columns.values()).rstrip())
 
 
 def show_tiny_texts(tiny):
     """Print how probable each text of tiny_tree() is, and how often it was drawn."""
-    print(f"\n{num_draws} texts per gamma of the model made by hand. Each draft is a mere guess:")
+    print("\nSpeculative sampling with the model made by hand as the target. The draft model gives")
+    print(f"all tokens the same probability. {num_draws} texts per gamma, in shares:")
     print("text  probability" + "".join(f"{title:>10}" for title in tiny))
     for i, (letters, p) in enumerate(tiny_probs.items()):
         print(f"{letters}{p:15.3f}" + "".join(f"{x[i]:10.3f}" for x in tiny.values()))
