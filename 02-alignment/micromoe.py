@@ -679,6 +679,16 @@ def mutual_information(choices):
     return entropy(experts) + entropy(tokens) - entropy(choices)
 
 
+def shuffled(choices):
+    """A control: the same experts and the same tokens as in `choices`, put together at random.
+
+    Their mutual information is above 0 only because the choices are not infinitely many.
+    """
+    experts = [expert for expert, _ in choices]
+    random.shuffle(experts)
+    return [(expert, token) for expert, (_, token) in zip(experts, choices)]
+
+
 def sample(model):
     """Draw a name from a model of floats. Return its tokens, with the boundary in front.
 
@@ -759,6 +769,7 @@ def main():
             ("balance_loss", mix["balance"], f"< {untrained['balance'] - 0.02:.4f}"),
             ("untrained_mutual_info", untrained["information"], ""),
             ("expert_mutual_info", mix["information"], f"> {untrained['information'] + 0.05:.4f}"),
+            ("shuffled_mutual_info", mutual_information(shuffled(mix["choices"])), "< 0.02"),
             ("pronounceable_rate", pronounceable_rate(samples, known), ">= 0.8"),
             ("runtime_seconds", time.perf_counter() - started, "< 420"),
         ]

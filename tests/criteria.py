@@ -118,6 +118,7 @@ CRITERIA = {
         "min_expert_share": "> unbalanced_min_share + 0.05",
         "balance_loss": "< untrained_balance_loss - 0.02",
         "expert_mutual_info": "> untrained_mutual_info + 0.05",
+        "shuffled_mutual_info": "< 0.02",
         "pronounceable_rate": ">= 0.8",
         "runtime_seconds": "< 420",
     },

@@ -356,6 +356,14 @@ def test_mutual_information_in_closed_form(script):
     assert script.mutual_information(noisy) == pytest.approx(1 - entropy)
 
 
+def test_shuffling_breaks_the_link_and_nothing_else(script):
+    choices = [(i % 4, i % 4) for i in range(400)]
+    found = script.shuffled(choices)
+    for side in (0, 1):
+        assert sorted(c[side] for c in found) == sorted(c[side] for c in choices)
+    assert script.mutual_information(found) < 0.1
+
+
 def test_pronounceable_rate(script):
     assert script.pronounceable_rate(["an", "nn", "an", "ana"], {".an", "an."}) == 0.5
 
