@@ -1,11 +1,12 @@
 """Attention never needs the whole score matrix: a running maximum, sum and output suffice.
 
-The problem: in attention, every position of a text looks at every other position. A dot product of
-its query with the key of a position gives a score, so a text of N positions has N rows of N scores.
-softmax turns a row into weights: a weight is exp(score), divided by the sum of exp() over the whole
-row. The output of a position is the average of all values, with these weights. Q, K, V and O are
-the matrices of queries, keys, values and outputs: N rows of d numbers. S and P are those of scores
-and weights: N rows of N numbers.
+The problem: in attention, a model makes three lists of d numbers for every position of a text: its
+query, its key and its value. A score tells how much one position takes from another. It is the dot
+product of the query of the one with the key of the other, divided by sqrt(d), because dot products
+grow with d. So a text of N positions has N rows of N scores. softmax turns a row into weights: a
+weight is exp(score), divided by the sum of exp() over the whole row. The output of a position is
+the average of all values, with these weights. Q, K, V and O are the matrices of queries, keys,
+values and outputs, with N rows of d numbers. S and P are those of scores and weights, N x N.
 
     S = Q K^T / sqrt(d)        P = softmax(S), row by row        O = P V
 
@@ -24,18 +25,18 @@ and changes no weight, because the factor cancels:
 
 But the largest score is not known before the last score is, either.
 
-The idea: neither has to be known at the start. The division can wait. And any number m may be
-subtracted, because it cancels. So let m be the running maximum: the largest of the scores so far.
-Let l be the sum of exp(score - m), and o the sum of exp(score - m) * value, over the keys so far.
-Then o / l is the average of the values so far. When a larger score comes, the running maximum goes
-from m_old to m_new, and all terms so far are wrong by the same factor:
+The idea: neither has to be known at the start. The division can wait. And any number cancels in
+this equation, not only the largest score. So subtract m, the running maximum: the largest of the
+scores so far. Let l be the sum of exp(score - m), and o the sum of exp(score - m) * value, over the
+keys so far. Then o / l is the average of the values so far, whatever m is. When a larger score
+comes, m goes from m_old to m_new, and all terms so far are wrong by the same factor:
 
     exp(score - m_new) = exp(score - m_old) * exp(m_old - m_new)
 
 A factor that all terms of a sum share can be applied to the sum itself. So o and l are multiplied
 by exp(m_old - m_new), and are right again. No old score is needed for that.
 
-    1. add_block: take a block of a row's scores into the row's running m, l and o.
+    1. add_block: update a row's m, l and o with the next block of its scores.
        attend_in_blocks: do this with all blocks of a row, and divide o by l at the end.
     2. Memory: simulate the two memories. The fast one refuses what does not fit. Numbers pass from
        one to the other only by load and store, which count them. This is called traffic.
@@ -44,14 +45,14 @@ by exp(m_old - m_new), and are right again. No old score is needed for that.
        block of scores where it was made. After the last one, divide o by l.
     5. flash_blocks: choose how many queries to take. The more fit into the fast memory, the less
        often all keys and values have to be loaded.
-    6. check: compare the outputs with the definition, and with what comes out if a step of
-       add_block is missing. extra and traffic measure what the two ways hold and move.
+    6. check: compare the outputs of both ways with the definition. error_with: do the same when a
+       part of add_block is missing. extra and traffic: measure what both ways hold and move.
 
 Milakov & Gimelshein (2018, algorithm 3) have the running m and l. Rabe & Staats (2021) rescale the
-output as well. FlashAttention (Dao et al. 2022) works in blocks. On an A100 it moved 4.4 GB instead
-of 40.3 and took 7.3 ms instead of 41.7, although it computed more (figure 2, with the backward
-pass). Step 4 is FlashAttention-2 (Dao 2023, algorithm 1). Here the memories are simulated, so the
-running time says nothing. Left out are the backward pass, and all that a GPU does in parallel.
+output as well. FlashAttention (Dao et al. 2022) works in blocks. In its figure 2, the forward and
+backward passes on an A100 move 4.4 GB instead of 40.3 and take 7.3 ms instead of 41.7, although
+they compute more. Step 4 is FlashAttention-2 (Dao 2023, algorithm 1). Here the memories are
+simulated, so the running time says nothing. The backward pass and parallel work are left out.
 """
 
 import collections
@@ -105,14 +106,14 @@ Running = collections.namedtuple("Running", "m l o")  # what is kept of a row's 
 
 
 def add_block(running, scores, values):
-    """The online softmax: take the next block of a row's scores into its running m, l and o.
+    """The online softmax: update a row's running m, l and o with the next block of its scores.
 
     m is the largest score so far, l the sum of exp(score - m), and o [d] the sum of
     exp(score - m) * value. Each of the scores [n] has one of the values [n][d]. Before the first
     block, m is -inf, l is 0 and o is all 0. After each block, o / l is the average of the values so
     far, with the weights softmax(scores so far).
 
-    An example with six scores, two in a block, and values of only one number:
+    An example: six scores, two in a block, and values of one number. m_old is the m before a block:
 
         scores       values   m_old   m_new   scale   exps       l     o    o / l
         ln 1, ln 2   4, 10    -inf    ln 2    0       1/2, 1     1.5   12   8
@@ -147,7 +148,7 @@ def blocks(n, size):
 def attend_in_blocks(scores, values, b_c, add=add_block):
     """The attention of one row, b_c keys at a time. Values [n][d] -> their average [d].
 
-    This is all of flash attention, but for the memories. error_with() passes a broken `add`.
+    This is all of flash attention, except the two memories. error_with() passes a broken `add`.
     """
     running = Running(-math.inf, 0.0, [0.0] * len(values[0]))  # the maximum and sums of no scores
     for part in blocks(len(scores), b_c):
@@ -158,9 +159,7 @@ def attend_in_blocks(scores, values, b_c, add=add_block):
 # === TWO MEMORIES: a large slow one, and a small fast one in which all is computed ===
 #
 # In an A100 40 GB, the slow memory is called HBM, and reads 1.5 TB/s. The fast one is SRAM, 192 KB
-# for each of 108 processors, and reads about 19 TB/s (Dao et al. 2022, section 2.1). While one
-# 16-bit number comes from HBM, the card can do about 200 multiplications, and add up the products.
-# A program that has fewer to do per number waits for memory.
+# in each of 108 processors. Together they read about 19 TB/s (Dao et al. 2022, section 2.1).
 
 
 class Memory:
@@ -231,19 +230,18 @@ def store(fast, slow, name, rows, columns):
     slow.written += len(rows) * len(columns)
 
 
-# The functions that compute get only the fast memory, so they cannot look at a whole matrix. What
-# they hold in variables of their own is not counted. It is a few rows of a block, where a GPU would
-# use its registers. But in softmax_rows() it is two rows of N numbers, so standard attention needs
-# more room than is counted.
+# The functions that compute get only the fast memory, so they cannot look at a whole matrix. Only
+# its matrices are counted, and not what a function has in variables: a few rows of a block, and in
+# softmax_rows() two rows of N numbers.
 
 
 def make_scores(fast, rows, columns, causal):
     """Make a block of S = Q K^T / sqrt(d) from the queries and keys in the fast memory.
 
-    A block has b_r queries and b_c keys. `rows` and `columns` are its place in the N x N matrix.
-    Dividing by sqrt(d) keeps scores from growing with d. If `causal`, the scores of later positions
-    become -inf, and exp(-inf) is 0. All queries see key 0, and it is in the first block. Otherwise
-    m_new could be -inf, and add_block() would compute -inf - -inf, which is NaN.
+    A block has b_r queries and b_c keys. `rows` and `columns` are its place in the N x N matrix. If
+    `causal`, a query sees no later key: the score becomes -inf, and exp(-inf) is 0. All queries see
+    key 0, and it is in the first block. Otherwise m_new could be -inf, and -inf - -inf is NaN. A
+    later block may be hidden whole: m_old is finite by then, so scale is 1, and all sums stay.
     """
     for i, query in enumerate(fast.matrix("Q")):
         position = rows[i]  # of the query in the text; i is its row in the block
@@ -257,7 +255,7 @@ def make_scores(fast, rows, columns, causal):
 
 # === STANDARD ATTENTION: the matrix goes out and comes back, twice ===
 def softmax_rows(fast):
-    """P = softmax(S), written over S. softmax() is given a whole row at once."""
+    """P = softmax(S), written over S. This plain softmax() needs a whole row at once."""
     for i, scores in enumerate(fast.matrix("S")):
         fast.write("S", i, softmax(scores))
         fast.multiplies += len(scores)
@@ -316,15 +314,7 @@ def standard_attention(slow, fast, b_r, b_c, causal):
 #                  9  10  11  12    -> O of these queries
 #
 # FlashAttention-2 has this order. FlashAttention goes down the columns. It loads each block of keys
-# and values once, but for each of them it loads Q, o, m and l of all rows and stores o, m and l.
-#
-# Why not hold whole rows of scores in the fast memory, and do without a running maximum? With N =
-# 256, a row takes 272 numbers: 256 scores, 8 of its query, 8 of its output. Beside a key or value,
-# 3 rows take 3 * 272 + 8 = 824, and 4 rows take 1096, more than M = 1024. Then all keys and values
-# are loaded for every 3 queries: 256 / 3, rounded up, is 86 times. flash_blocks() finds room for 34
-# queries: 256 / 34, rounded up, is 8 times. If N is larger than M, not even one row fits. Why not
-# two passes over the keys, the first for m and l, the second for the output? That needs no rescaled
-# o, but it loads all keys twice and computes all scores twice.
+# and values once. But for each such block, it loads Q, o, m and l of all rows, and stores o, m, l.
 
 
 def running_of(fast, i):
@@ -333,22 +323,21 @@ def running_of(fast, i):
 
 
 def update_rows(fast):
-    """Take a block of scores S and its values V into m, l and o, row by row."""
+    """Update m, l and o of every row with the block of scores S and its values V."""
     for i, scores in enumerate(fast.matrix("S")):
         new = add_block(running_of(fast, i), scores, fast.matrix("V"))
         fast.write("m", i, [new.m])
         fast.write("l", i, [new.l])
         fast.write("o", i, new.o)
         fast.multiplies += len(scores) * d  # exps * values
-        # scale * l and scale * o cost little: 9 for 8 keys, whose scores and averages take 136.
-        fast.multiplies += 1 + d
+        fast.multiplies += 1 + d  # scale * l and scale * o: 9, where 8 keys take 8 * (9 + 8)
 
 
 def finish_rows(fast):
-    """O = o / l: the averages. Also logsumexp = m + log(l), one number per row (L in the paper).
+    """Turn sums into averages, O = o / l, and keep logsumexp = m + log(l), one number per row.
 
-    logsumexp is log(sum of all exp(score) of the row). The backward pass of training computes the
-    weights again from it, and does not need N^2 of them in memory (Dao 2023, section 3.1):
+    logsumexp, L in the paper, is log(sum of all exp(score) of the row). From it, the backward pass
+    of training computes the weights again, so they are not kept (Dao 2023, section 3.1):
 
         exp(score - m) / l = exp(score - m - log(l)) = exp(score - logsumexp)
     """
@@ -362,6 +351,10 @@ def finish_rows(fast):
 
 def flash_attention(slow, fast, b_r, b_c, causal):
     """The same O, without a matrix of scores in the slow memory (Dao 2023, algorithm 1).
+
+    A block of keys and values is loaded once for all b_r queries of a block. This saves traffic.
+    But traffic stays quadratic in N, because all keys and values come in N / b_r times. Memory
+    becomes linear in N, because no block of scores is kept.
 
     Returns which blocks were computed, as a list of (rows, columns).
     """
@@ -395,11 +388,11 @@ def flash_attention(slow, fast, b_r, b_c, causal):
     return visited
 
 
-# === HOW LARGE A BLOCK: as many queries as fit ===
+# === HOW LARGE A BLOCK: more queries, less traffic ===
 def room_needed(b_r, b_c):
     """The most numbers that flash attention holds at once: Q and o, K and V, S, m and l.
 
-    O and logsumexp come when Q, K, V and S have been freed, and take less room than they did.
+    Q, K, V and S are freed before O and logsumexp, which are smaller, are reserved.
     """
     return 2 * b_r * d + 2 * b_c * d + b_r * b_c + 2 * b_r
 
@@ -407,18 +400,23 @@ def room_needed(b_r, b_c):
 def flash_blocks(size):
     """(b_r, b_c) for flash attention in a fast memory of this size.
 
-    Q comes in once, O and logsumexp go out once: 2 N d + N numbers. All keys and values, 2 N d
-    numbers, come in once for each block of queries. So the traffic is exactly 2 N d + N +
-    ceil(N / b_r) * 2 N d, and b_r should be large.
+    Q comes in once, O and logsumexp go out once. All keys and values, 2 N d numbers, come in once
+    for each block of queries, so b_r should be large. If not causal, this adds up to
 
-    A query takes d numbers for its row of Q and d for that of o, b_c for its scores, and 2 for m
-    and l. With b_c = d that is 3 d + 2. For large M and d, b_r is about M / (3 d), and for large N,
-    nearly all traffic is N / b_r * 2 N d. That is 6 N^2 d^2 / M (Dao et al. 2022, theorem 2). With
-    the sizes here, it is 34 to 46% too low: 24576 instead of 37120 for M = 1024.
+        traffic = 2 N d + N + ceil(N / b_r) * 2 N d
 
-    One key per block would leave room for 53 queries instead of 34 (N = 256, M = 1024). That takes
-    33% off the traffic, but o and l are rescaled for every key: 43% more multiplications. So b_c is
-    d, or b_r if that is smaller: M = 256 has room for 6 x 6, but with 8 keys only for 4 x 8.
+    With b_c = d, a query takes 3 d + 2 numbers: Q, o, d scores, m and l. So for large N and M, b_r
+    is about M / (3 d), and traffic is of the order of N^2 d^2 / M. Theorem 2 of Dao et al. (2022)
+    has the same order, for their order of loops.
+
+    Fewer keys leave room for more queries, but o and l are rescaled more often. With N = 256 and
+    M = 1024, 53 x 1 has 33% less traffic than 34 x 8, but 43% more multiplications. So b_c is d, or
+    b_r if that is smaller. This rule is simple, and not the optimum: for M = 256, it takes 6 x 6,
+    but 9 x 3 fits too, with 32% less traffic and 8% more multiplications.
+
+    Why not hold whole rows, and need no running maximum? With M = 1024, only 3 rows of 256 scores
+    would fit, so all keys and values would come in 86 times instead of 8. Why not two passes over
+    the keys, first for m and l, then for O? They rescale no o, but need all keys and scores twice.
     """
     b_r = 1
     while room_needed(b_r + 1, min(b_r + 1, d)) <= size:
@@ -427,11 +425,11 @@ def flash_blocks(size):
 
 
 def standard_blocks(size):
-    """(b_r, b_c) for standard attention: the least traffic that this order of loops allows.
+    """(b_r, b_c) for standard attention: as many queries as fit, and one key.
 
-    Standard attention also loads all keys, and later all values, once for each block of queries. So
-    it gets as many queries as fit. It rescales nothing, so blocks of one key cost no more. A key or
-    value takes d numbers, and a query d for its row of Q or O and 1 for S: d + b_r (d + 1) <= size.
+    All keys, and later all values, are loaded once for each block of queries. Nothing is rescaled,
+    so blocks of one key cost no more. The key or value takes d numbers. Each query takes d for its
+    row of Q or O, and 1 for its score: d + b_r (d + 1) <= size.
     """
     return (size - d) // (d + 1), 1
 
@@ -522,7 +520,7 @@ def largest_difference(found, expected):
 
 
 def without_scale(running, scores, values):
-    """A broken add_block(): m_new counts as the maximum before, too, so scale = exp(0) = 1."""
+    """A broken add_block(): scale is always exp(0) = 1, because m_old is set to m_new."""
     m_new = max(running.m, max(scores))
     return add_block(Running(m_new, running.l, running.o), scores, values)
 
@@ -534,7 +532,7 @@ def without_maximum(running, scores, values):
 
 
 def error_with(add, inputs, b_c):
-    """The error of the output with `add` in the place of add_block(). inf if exp() overflows."""
+    """The error of attend_in_blocks() with this `add`, not causal. It is inf if exp() overflows."""
     outputs = []
     for i in range(len(inputs["Q"])):
         scores = row_scores(inputs, i, causal=False)
@@ -545,15 +543,15 @@ def error_with(add, inputs, b_c):
     return largest_difference(outputs, definition(inputs, causal=False))
 
 
-Check = collections.namedtuple("Check", "standard flash weights no_scale no_maximum")
+Check = collections.namedtuple("Check", "standard flash weights rows no_scale no_maximum")
 
 
 def check(largest_score):
     """Compare both ways of attention with the definition, for N = odd_length, in all odd_blocks.
 
-    Returns the largest errors of both outputs, of the weights from logsumexp, and of two broken
-    versions of add_block(). Standard attention has to have no error at all: add_weighted() adds the
-    same terms weight * value, from 0 on and in the same order, as dot() does in definition().
+    Returns the largest errors of both outputs, of the weights from logsumexp, and of single rows
+    with add_block() and two broken versions of it. Standard attention is expected to have none,
+    because it adds the same numbers in the same order as definition().
     """
     errors = {name: [] for name in Check._fields}
     for block in odd_blocks:
@@ -565,6 +563,7 @@ def check(largest_score):
             errors["standard"].append(largest_difference(standard.slow.matrix("O"), expected))
             errors["flash"].append(largest_difference(flash.slow.matrix("O"), expected))
             errors["weights"].append(weight_error(inputs, flash, causal))
+            errors["rows"].append(error_with(add_block, inputs, block[1]))
             errors["no_scale"].append(error_with(without_scale, inputs, block[1]))
             errors["no_maximum"].append(error_with(without_maximum, inputs, block[1]))
     return Check(**{name: worst(found) for name, found in errors.items()})
@@ -604,16 +603,15 @@ def traffic(run):
 def intensity(run):
     """Multiplications and divisions for each number that passed between the two memories.
 
-    A score costs d + 1 for S, 1 for P and d for O, and standard attention moves more than 4 numbers
-    for it. So standard attention stays below (2 d + 2) / 4 = 4.5. Flash attention multiplies about
-    as much. It loads a key and its value, 2 d numbers, for b_r scores at once, so its intensity is
-    about b_r. With 73 queries it is only 57.4: Q, O and logsumexp are a fifth of that traffic.
+    Per second, an A100 does 312e12 / 2 multiplications of 16-bit numbers, beside as many additions,
+    and reads 1.5e12 / 2 such numbers from HBM. That is 208 per number. A program with fewer waits
+    for memory. Both ways have fewer here, but a larger M raises flash attention's figure.
     """
     return run.fast.multiplies / traffic(run)
 
 
 def growth(figure, before, after):
-    """How many times larger a figure, extra() or traffic(), is for the pair `after`. Each way."""
+    """How many times larger extra() or traffic() is after than before, for each way: a Pair."""
     standard = figure(after.standard) / figure(before.standard)
     return Pair(standard, figure(after.flash) / figure(before.flash))
 
@@ -629,7 +627,7 @@ def main():
     show_checks(checks)
 
     # What does a longer text cost? The shorter texts are the beginnings of the longest one.
-    inputs = make_inputs(lengths[-1], 10.0)  # shorter texts have smaller scores; no count changes
+    inputs = make_inputs(lengths[-1], 10.0)  # max |score| = 10; no count depends on it
     by_length = {n: run_both(first_positions(inputs, n), fast_size) for n in lengths}
     show_lengths(by_length)
 
@@ -643,22 +641,22 @@ def main():
     causal = simulate(flash_attention, inputs, fast_size, flash_blocks(fast_size), causal=True)
     draw_visits(causal.visited)
 
-    # Were all these outputs right?
+    # Were the outputs right? (show_refusals() has printed the error of its run.)
     errors = [output_error(pair) for pair in by_length.values()]
     errors += [output_error(pair) for pair in by_size.values()]
     errors.append(output_error([causal], causal=True))
     for result in checks.values():
-        errors += [result.standard, result.flash]
+        errors += [result.standard, result.flash, result.rows]
     max_weight_error = worst([result.weights for result in checks.values()])
 
-    # growth: from N = 128 to 256. That of memory holds by construction (see extra). Flash
+    # growth: N = 256 compared with 128. That of memory holds by construction (see extra). Flash
     # attention's traffic grows less than 4 times, because Q, O and logsumexp move once.
     half, full = by_length[lengths[-2]], by_length[lengths[-1]]
     memory_growth = growth(extra, half, full)
     traffic_growth = growth(traffic, half, full)
-    # cut: from M = 2048 to 256, an eighth. Flash attention's traffic grows more than 8 times: K and
-    # V take their part of M first, so b_r falls from 73 to 6, and they are loaded 43 times, not 4.
-    traffic_cut = growth(traffic, by_size[fast_sizes[-1]], by_size[fast_sizes[0]])
+    # small_m: M = 256 compared with 2048. Flash attention's traffic is more than 8 times as much: K
+    # and V take their part of M first, so b_r is 6, not 73, and they are loaded 43 times, not 4.
+    small_m = growth(traffic, by_size[fast_sizes[-1]], by_size[fast_sizes[0]])
     standard, flash = full
     print_results(
         [
@@ -669,8 +667,8 @@ def main():
             ("flash_memory_growth", memory_growth.flash, "== 2"),
             ("standard_traffic_growth", traffic_growth.standard, "3.5 to 4.2"),
             ("flash_traffic_growth", traffic_growth.flash, "3.5 to 4.2"),
-            ("standard_traffic_cut", traffic_cut.standard, "1 to 1.2"),
-            ("flash_traffic_cut", traffic_cut.flash, "5.5 to 12"),
+            ("standard_traffic_small_m", small_m.standard, "1 to 1.2"),
+            ("flash_traffic_small_m", small_m.flash, "5.5 to 12"),
             ("traffic_ratio", traffic(standard) / traffic(flash), "> 5"),
             ("multiplies_ratio", standard.fast.multiplies / flash.fast.multiplies, "0.9 to 1.1"),
             ("causal_blocks_visited", len(causal.visited) / len(flash.visited), "0.5 to 0.7"),
@@ -704,16 +702,21 @@ def show_example():
 
 
 def show_checks(checks):
-    """Print the largest errors for each size of the scores."""
+    """Print the largest errors for each size of the scores: of both ways, and of single rows."""
     shapes = " and ".join(f"{b_r} x {b_c}" for b_r, b_c in odd_blocks)
     print(f"\nLargest errors against the definition. N = {odd_length}, in blocks of {shapes}")
     print("queries x keys, causal or not. Flash attention keeps logsumexp of each row, that is")
-    print("log(sum of all exp(score)), L in the paper. The weights are exp(score - logsumexp). On")
-    print("the right, O if add_block lacks the factor, or the maximum. From 710 on, exp() is inf.")
-    print("   largest   standard      flash               without    without")
-    print("   |score|          O          O    weights     factor    maximum")
+    print("log(sum of all exp(score)), L in the paper. The weights are exp(score - logsumexp).")
+    print("   largest   standard      flash      flash")
+    print("   |score|          O          O    weights")
     for largest_score, result in checks.items():
-        print(f"{largest_score:10.0f}" + "".join(f"{error:11.1e}" for error in result))
+        print(f"{largest_score:10.0f}" + "".join(f"{error:11.1e}" for error in result[:3]))
+    print("\nThe same for attend_in_blocks(), not causal, in the same blocks of keys. Without")
+    print("the maximum, exp() overflows from 710 on, and the error is given as inf.")
+    print("   largest       with    without    without")
+    print("   |score|  add_block     factor    maximum")
+    for largest_score, result in checks.items():
+        print(f"{largest_score:10.0f}" + "".join(f"{error:11.1e}" for error in result[3:]))
 
 
 def show_lengths(by_length):
@@ -728,10 +731,10 @@ def show_lengths(by_length):
 
 
 def show_sizes(by_size):
-    """Print blocks, traffic and multiplications per number for each size of the fast memory."""
-    print(f"\nA text of N = {lengths[-1]} positions, and a fast memory of M numbers. On the right,")
-    print("multiplications per number of traffic. With few of them, a GPU waits for its memory.")
-    print("       blocks, queries x keys         traffic         multiplications per number")
+    """Print blocks, traffic and intensity for each size of the fast memory."""
+    print(f"\nA text of N = {lengths[-1]}, with M numbers of fast memory. Operations are")
+    print("multiplications and divisions. With few per number of traffic, a GPU waits for memory.")
+    print("       blocks, queries x keys         traffic            operations per number")
     print("   M     standard   flash        standard   flash        standard   flash")
     for size, (standard, flash) in by_size.items():
         line = f"{size:4d}"
@@ -747,7 +750,7 @@ def show_refusals(inputs):
     try:
         simulate(standard_attention, inputs, too_small, standard_blocks(too_small))
     except MemoryError as error:
-        print(f"Standard attention takes a row of scores at once. M = {too_small}: {error}.")
+        print(f"softmax_rows() takes a whole row of scores. M = {too_small}: {error}.")
     flash = simulate(flash_attention, inputs, too_small, flash_blocks(too_small))
     error = output_error([flash])
     print(f"Flash attention, M = {too_small}: it fits, and its largest error is {error:.1e}.")
