@@ -3,39 +3,39 @@
 The problem: to guess how a text goes on, a GPT uses what stands earlier in it. Which of the earlier
 positions matter is different at every position. So something about each of them stays in memory,
 and is read again for every new position. A longer text takes more memory. It also takes more time,
-because a GPU computes faster than it reads. Some variants of attention keep and read less. The
-question is what that changes.
+because every new position reads and computes with more. Reading takes most of this time, because a
+GPU computes faster than it reads. Some variants of attention keep and read less. The question is
+what that changes.
 
 The idea of attention: matrices make three vectors from the input of a position. Its query is what
 it looks for. Its key is what it can be found by. Its value is what it hands over. A position
-compares its query, by dot products, with the keys of all positions up to and including its own. The
-results are called scores. softmax turns them into weights, none negative and with sum 1. Attention
-returns the average of the values with these weights. One unit that does this is called a head.
+compares its query with the keys of all positions up to and including its own. A score is the dot
+product of a query and a key of d numbers, divided by sqrt(d) (attend says why). softmax turns the
+scores into weights, none negative and with sum 1. Attention returns the average of the values with
+these weights. One unit that does this is called a head.
 
 The key and the value of a position do not depend on what comes later. So they are computed once and
 kept, in the cache. A query is needed at its own position only, and is not kept.
 
-    1. attend: the formula, for one query. vanilla uses it once per position, in one wide head,
-       whose queries, keys and values have as many numbers as the input. So a position has one list
-       of weights, and gets one average of the values.
+    1. attend: the formula, for one query. vanilla has a single head, so a position has one list of
+       weights and one average. The head is wide: its vectors have as many numbers as the input.
     2. multi_head: several narrow heads, each with its own queries, keys and values (MHA). Each head
        has its own weights and makes its own average, so a position can look for several things.
     3. grouped_query: the heads of a group share keys and values. Each has its own queries (GQA).
     4. multi_query: all heads share one set of keys and values. Each has its own queries (MQA).
     5. sliding_window: as multi_head, but keys and values that lie too far back are forgotten.
     6. decode: run a variant over a text, one position at a time, and count what it computes, keeps
-       and reads. predict computes the same counts by formula.
+       and reads. predict works out the same counts without running it.
     7. pool: make GQA or MQA from MHA, by averaging matrices of several heads. sweep measures how
-       alike keys and values of random heads have to be, so that the output stays close to MHA's.
+       alike the matrices of random heads have to be, so that the output stays close to MHA's.
 
-MHA is by Vaswani et al. (2017), MQA by Shazeer (2019), GQA by Ainslie et al. (2023), and the window
-by Beltagy et al. (2020). Papers compute all positions at once, as products of matrices, with a mask
-that hides later positions. mha_by_matrices does so, as a check. The variants compute each position
-when its turn comes. The keys and values of later positions are not in the cache yet, so no mask is
-needed, and the matrix of all scores is never made. Nothing is trained: inputs and matrices are
-random.
-Left out are the other parts of a GPT, and position embeddings. Without these, the order of the
-positions that a query sees does not change their average.
+MHA is by Vaswani et al. (2017), MQA by Shazeer (2019), GQA by Ainslie et al. (2023). The window is
+used as in Beltagy et al. (2020). Papers write attention for all positions at once, as products of
+matrices, with a mask that hides later positions. mha_by_matrices does so, as a check. The variants
+compute each position when its turn comes. The keys and values of later positions are not in the
+cache yet, so no mask is needed, and the matrix of all scores is never made. Nothing is trained:
+inputs and matrices are random. Left out are the other parts of a GPT, and position embeddings.
+Without position embeddings, shuffling the positions that a query sees leaves its average as it is.
 """
 
 import collections
@@ -53,11 +53,10 @@ n_kv_head = 2  # sets of keys and values in GQA; Llama 2 70B has 8 of them for 6
 n_positions = 40  # length of the text
 window = 8  # positions that the sliding window can see; Mistral 7B v0.1 sees 4,096
 num_draws = 5  # random inputs and matrices over which comparisons of outputs are averaged
-# For the sweep: how alike the matrices for keys and values of two heads are, from 0 (independent)
-# to 1 (copies). The matrices for queries are always independent.
-similarities = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
-near_copies = 0.95  # the similarity at which gqa_cosine and mqa_cosine in the results are measured
-# Both are cosines between outputs. Their bound is 0.95 too, which is the same number by chance.
+similarities = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)  # of two heads, see mix()
+# gqa_cosine and mqa_cosine compare outputs at this similarity of matrices. It is the first one in
+# the sweep at which both cosines are above 0.95.
+near_copies = 0.95
 
 
 # === THE FORMULA: compare a query with the keys, and average the values ===
@@ -95,16 +94,17 @@ def attend(query, keys, values, flops):
     """softmax(q K^T / sqrt(d)) V for one query (Vaswani et al. 2017, eq. 1).
 
     query [d], keys and values [t][d] of the t positions that can be seen. Returns [d]. In the
-    formula, q is the query, the rows of K are the keys, and the rows of V are the values. q K^T is
-    a list with the dot product of q and each key. Multiplying the weights with V means to average
-    the values. If there are two positions, and their scores after the division are 1.1 and 0, then
+    formula, q is the query, the rows of K are the keys, and the rows of V are the values. The keys
+    are the columns of K^T, so q K^T is a list with the dot product of q and each key. Multiplying
+    the weights with V means to average the values. If two positions have the scores 1.1 and 0, then
     the weights are 0.75 and 0.25, and the result is 0.75 * values[0] + 0.25 * values[1].
 
-    A score is a sum of d products. Suppose that all numbers are independent, with mean 0 and
-    variance 1. The variance of a product of two such numbers is the product of their variances, 1.
-    Variances add up, so the sum has the variance d, and its typical size is sqrt(d). Dividing by
-    sqrt(d) makes the scores of narrow and wide heads equally large. Without it, the large scores of
-    a wide head would give most of the weight to one position.
+    Why divide by sqrt(d)? Suppose that all numbers are independent, with mean 0 and variance 1.
+    Then a product of two of them has the variance 1 * 1 = 1. A dot product adds d products, and
+    their variances add up to d. So its typical size is sqrt(d), which is 5.7 for d = 32. After the
+    division it is 1 for every d. Large scores would give most of the weight to one position. In the
+    wide head, with d = 32, the largest weight is 0.21 on average, and 0.75 without the division. In
+    narrow ones, with d = 8, it is 0.20 and 0.52. (Measured outside this run, positions 9 to 40.)
     """
     d = len(query)
     scores = []
@@ -133,18 +133,19 @@ def project(x, matrix, flops):
 #     w["wk"]   one matrix per set of keys, which makes the key of a position in this set
 #     w["wv"]   one matrix per set of values, as many as in wk
 #     w["wo"]   one matrix [n_embd][n_embd], which mixes what the heads found into one output
-#     cache     one pair (keys, values) per set, each a list with one vector per position
+#     cache     one pair (keys, values) per set, made by decode(): two lists, a vector per position
 #
 # vanilla() has one head, one set, and matrices [n_embd][n_embd] in wq, wk and wv. The others have
 # n_head heads and matrices [head_size][n_embd]. MHA and the window have one set per head, GQA one
 # per group, MQA one for all. Only the window does not see all earlier positions.
 #
-# multi_head() is to be read beside vanilla(), and the other three beside multi_head(). A line is
-# marked CHANGED if it is new, differs in more than an index, or has left the loop over the heads.
+# multi_head() is to be read beside vanilla(), and the other three beside multi_head(). A line of a
+# body is marked CHANGED if the function beside it has no such line. Indentation and the index, [0],
+# [h] or [group], do not count. A `for` is also marked if lines of its loop now stand before it.
 # The drawing shows into which sets of keys and values (kv) the queries (q) of four heads look:
 #
 #     MHA    q0 q1 q2 q3       GQA    q0 q1 q2 q3       MQA    q0 q1 q2 q3
-#            |  |  |  |               | /   | /                | /  /  /
+#            |  |  |  |               |__|  |__|               |__|__|__|
 #            kv kv kv kv              kv    kv                 kv
 #
 # Queries are not shared. They are not in the cache, so sharing them would make it no smaller. And
@@ -199,10 +200,10 @@ def grouped_query(x, w, cache, flops, num_groups=n_kv_head):
 def multi_query(x, w, cache, flops):
     """MQA: all heads share one set of keys and values, and differ only in what they ask."""
     found = []
-    keys, values = cache[0]  # CHANGED: this and the next two lines run once for all heads
-    keys.append(project(x, w["wk"][0], flops))  # CHANGED
-    values.append(project(x, w["wv"][0], flops))  # CHANGED
-    for h in range(n_head):
+    keys, values = cache[0]
+    keys.append(project(x, w["wk"][0], flops))
+    values.append(project(x, w["wv"][0], flops))
+    for h in range(n_head):  # CHANGED: begins here, so keys and values are computed only once
         query = project(x, w["wq"][h], flops)
         found.extend(attend(query, keys, values, flops))
     return project(found, w["wo"], flops)
@@ -211,9 +212,9 @@ def multi_query(x, w, cache, flops):
 def sliding_window(x, w, cache, flops, span=window):
     """MHA that sees only the last `span` positions, the new one among them.
 
-    In a model that applies attention several times, one layer after the other, what was forgotten
-    can still arrive. With a window of 8, position 8 sees positions 1 to 8, and position 15 sees 8
-    to 15. So what position 8 finds at position 1 in one layer can reach position 15 in the next.
+    If a model has several layers of attention, a forgotten position can still have an effect. With
+    a window of 8, position 8 sees positions 1 to 8, and its output depends on all of them. The next
+    layer gets this output as its input. There, position 15 sees 8 to 15, and so, indirectly, 1.
     """
     found = []
     for h in range(n_head):
@@ -232,54 +233,53 @@ def sliding_window(x, w, cache, flops, span=window):
 # MQA. A window as long as the text is MHA. The run checks that these outputs are equal to the last
 # digit.
 #
-# When to use which, going by the memory alone: MHA where memory is no concern. GQA is usual in
-# large models that serve many users, because it keeps a fraction of the keys and values, and still
-# several sets of them. MQA keeps the least of these three. A window bounds the memory, however long
-# the text gets, and can be combined with each of them: Mistral 7B v0.1 has GQA and a window. How
-# well models learn with each variant is another question, which only training can answer.
+# When to use which: MHA where memory is no concern. GQA is usual in large models that serve many
+# users, because it keeps a fraction of the keys and values, and still several sets of them. MQA
+# keeps the least of these three. A window bounds the memory, however long the text gets, and can be
+# combined with each of them: Mistral 7B v0.1 has GQA and a window. How well models learn with each
+# variant is another question, which only training can answer.
 
 
-# === WHAT A VARIANT COSTS: counted along a text, and by formula ===
-Run = collections.namedtuple("Run", "outputs kept costs")
+# === WHAT A VARIANT COSTS: counted along a text, and predicted ===
+Run = collections.namedtuple("Run", "outputs cache_sizes costs")
 
 
 def decode(variant, xs, w):
     """Run a variant over a text of inputs xs [n][n_embd], position by position.
 
-    Returns the outputs [n][n_embd], how many numbers the cache holds after each position, and the
-    costs of the whole text as a dict:
+    Returns a Run: the outputs [n][n_embd], the cache_sizes [n], which are the numbers in the cache
+    after each position, and the costs of the whole text as a dict:
       "projections", "attention"  FLOPs of project() and of attend()
-      "kept"                      numbers in the cache after the last position
-      "read"                      numbers that have to be read from the cache: its sizes after
-                                  all positions, added up, as each position needs all of it once.
-                                  (The loops above read a shared set once per head. A GPU need not.)
-    Each position has to read the matrices too, here up to 4 * 32 * 32 = 4,096 numbers. They are
-    left out, because texts that are computed together share the matrices, but not the cache.
+      "kept"                      the last of cache_sizes
+      "read"                      the sum of cache_sizes
+    Each position has to read all of the cache once, so the sum is how many numbers are read. (The
+    loops above read a shared set once per head. A GPU need not.) The matrices are read too. They
+    are left out, because texts that are computed together share the matrices, but not the cache.
+    In this toy they are the larger part: 40 positions read 4 matrices of 32 * 32 numbers in MHA,
+    which makes 163,840 numbers, and 52,480 numbers from the cache.
     """
     cache = []
     for _ in w["wk"]:
         cache.append(([], []))
     flops = collections.Counter()
     outputs = []
-    kept = []
-    read = 0
+    cache_sizes = []
     for x in xs:
         outputs.append(variant(x, w, cache, flops))
         count = 0
         for keys, values in cache:
             for vector in keys + values:
                 count += len(vector)
-        kept.append(count)
-        read += count
-    costs = dict(flops, kept=kept[-1], read=read)
-    return Run(outputs, kept, costs)
+        cache_sizes.append(count)
+    costs = dict(flops, kept=cache_sizes[-1], read=sum(cache_sizes))
+    return Run(outputs, cache_sizes, costs)
 
 
 def merge_heads(w):
     """Stack the matrices of all heads into one, for the single wide head of vanilla().
 
-    Its query is the queries of all heads, one after the other, and likewise its key and its value.
-    So vanilla() differs from MHA only in the weights of its average, one list instead of n_head.
+    The query of vanilla() is then the queries of all heads, one after the other, and likewise its
+    key and its value. It differs from MHA only in having one list of weights instead of n_head.
     """
     merged = dict(w)
     for name in ("wq", "wk", "wv"):
@@ -302,10 +302,10 @@ def decode_all(xs, w):
 
 
 def predict(n, kv_width, span):
-    """The costs of n positions as decode() counts them, by formula.
+    """The costs of n positions as decode() counts them, worked out without running it.
 
     `kv_width` is how many numbers the keys of one position have, all sets together. `span` is how
-    many positions can be seen, the own one included.
+    many positions a position can see, itself among them.
 
     The FLOPs of attention do not depend on kv_width, because each head compares its query with the
     keys of all positions that it sees, shared or not. The numbers kept and read do depend on it.
@@ -317,8 +317,8 @@ def predict(n, kv_width, span):
         num_seen += min(position + 1, span)
     # Numbers in the matrices wq, wo, wk and wv. Each is used once per position.
     matrix_numbers = n_embd * n_embd + n_embd * n_embd + kv_width * n_embd + kv_width * n_embd
-    # A score takes head_size products. So a pair takes n_head * head_size = n_embd products for the
-    # scores of all heads, and as many for the averages.
+    # A score takes head_size products, and so does adding one value to an average. A pair does both
+    # in n_head heads, which makes n_head * head_size = n_embd products for each.
     attention_products = num_seen * (n_embd + n_embd)
     kept_per_position = kv_width + kv_width  # a key and a value in each set
     flops_per_product = 2  # one to multiply, one to add
@@ -331,7 +331,7 @@ def predict(n, kv_width, span):
 
 
 def count_mismatches(runs):
-    """How many of the counted costs differ from those that the formulas predict."""
+    """How many of the counted costs differ from those of predict()."""
     n = n_positions
     predicted = {
         "vanilla": predict(n, n_embd, n),
@@ -388,7 +388,8 @@ def mix(common, own, similarity):
         s * v + (1 - s) * v = v
     The cosine of two vectors is their dot product, divided by the product of their lengths. Take
     the matrices of two heads as vectors of N numbers. At each place, both have sqrt(s) times the
-    same number of `common`, and all else cancels. So the product of the two is s * v on average:
+    same number of `common`. In the product of the two, its square gives s * v on average, and all
+    other terms have the mean 0:
         cosine = N * s * v / (sqrt(N * v) * sqrt(N * v)) = s
     This holds on average. In this run, cosines are -0.14 to 0.11 for s = 0, 0.87 to 0.93 for 0.9.
     """
@@ -425,7 +426,9 @@ def pool(w, num_groups):
 
     The mean of unlike heads is smaller than the heads, because numbers of unlike sign cancel: the
     mean of g independent matrices has 1/g of their variance. Smaller keys make smaller scores, and
-    so more even weights. Smaller values make shorter outputs.
+    so more even weights. Smaller values make shorter outputs. If only the keys are averaged for
+    MQA, its outputs have 0.76 of the length of MHA's. If only the values are, it is 0.49. (This was
+    measured outside this run, for independent heads.)
 
     Raises ValueError if the heads do not make equal groups.
     """
@@ -487,10 +490,8 @@ def sweep(draws):
     Returns two dicts {similarity: [a Comparison per draw]}, for GQA and for MQA.
 
     The similarity that is needed depends on what is called close, on the draw, and on the length of
-    the text. It also depends on mix(), which makes equal rows of two heads alike. Trained heads
-    need not be so: rows of wq and wk can change places together without changing a score. Shift
-    these rows by 0, 1, 2 and 3 places in the four heads, at similarity 1: the outputs of MHA stay
-    the same, and the mean cosines of this run fall from 1 to 0.79 for GQA and to 0.69 for MQA.
+    the text. Averaging also assumes that row i of a matrix means the same in two heads, as mix()
+    makes it. Trained heads need not order their rows alike, so this sweep says nothing about them.
     """
     gqa = {}
     mqa = {}
@@ -508,22 +509,35 @@ def sweep(draws):
 
 
 def times_transposed(a, b):
-    """The matrix product a b^T: the dot products of each row of a with each row of b."""
-    return [[dot(row, other_row) for other_row in b] for row in a]
+    """The matrix product a b^T of a [n][m] and b [p][m]: each row of a times each of b. [n][p]."""
+    product = []
+    for row in a:
+        product.append([math.fsum(x * y for x, y in zip(row, other)) for other in b])
+    return product
 
 
 def mha_by_matrices(xs, w):
-    """MHA as papers write it: softmax(Q K^T / sqrt(d) + mask) V per head, all positions at once."""
+    """MHA as papers write it: softmax(Q K^T / sqrt(d) + mask) V per head, all positions at once.
+
+    It calls neither dot() nor softmax(), so it does not share a mistake of theirs. Its softmax does
+    not subtract the largest score. It need not, because the scores of this run are small.
+    """
+    n = len(xs)
+    mask = [[0.0 if j <= i else -math.inf for j in range(n)] for i in range(n)]
     found = [[] for _ in xs]
     for h in range(n_head):
-        q = times_transposed(xs, w["wq"][h])  # a row per position
-        k = times_transposed(xs, w["wk"][h])
-        v_transposed = times_transposed(w["wv"][h], xs)  # a column per position
-        for i, row in enumerate(times_transposed(q, k)):
-            scores = [score / math.sqrt(head_size) for score in row[: i + 1]]
-            mask = [-math.inf] * (len(xs) - i - 1)  # exp(-inf) is 0: later positions weigh nothing
-            weights = softmax(scores + mask)
-            found[i].extend(times_transposed([weights], v_transposed)[0])
+        q = times_transposed(xs, w["wq"][h])  # [n][d], a row per position
+        k = times_transposed(xs, w["wk"][h])  # [n][d]
+        v_transposed = times_transposed(w["wv"][h], xs)  # V^T [d][n]
+        weights = []  # [n][n], a row per query
+        for products, mask_row in zip(times_transposed(q, k), mask):
+            scores = [product / math.sqrt(head_size) for product in products]
+            exps = [math.exp(score + m) for score, m in zip(scores, mask_row)]  # exp(-inf) is 0
+            total = math.fsum(exps)
+            weights.append([e / total for e in exps])
+        averages = times_transposed(weights, v_transposed)  # weights V [n][d]
+        for i in range(n):
+            found[i].extend(averages[i])
     return times_transposed(found, w["wo"])
 
 
@@ -634,9 +648,11 @@ def show_costs(runs):
             f"{name:8}{costs['projections']:12d}{costs['attention']:12d}{costs['kept']:16d}"
             f"{costs['read']:15d}{costs['attention'] / costs['read']:22.0f}"
         )
+    print(f"MHA costs as much as vanilla: each of its {n_head} heads is 1/{n_head} as wide.")
     print("GQA and MQA make fewer keys and values, so they project less. Their attention computes")
-    print("as much as MHA's and reads less. The more is computed per number read, the less a fast")
-    print("processor has to wait. The window computes less and reads less, by the same factor.")
+    print("as much as MHA's and reads less. So a processor that computes faster than it reads")
+    print("would wait less for the cache. The window's attention computes less and reads less, by")
+    print("the same factor.")
 
 
 def draw_memory(runs):
@@ -645,7 +661,7 @@ def draw_memory(runs):
     print(f"\nNumbers in the cache, one # for {per_mark} of them (vanilla keeps as many as MHA):")
     for position in (window, 3 * window, n_positions):
         for name in ("MHA", "GQA", "MQA", "window"):
-            number = runs[name].kept[position - 1]
+            number = runs[name].cache_sizes[position - 1]
             print(f"position {position:2d}  {name:8}{'#' * (number // per_mark)} {number}")
 
 
@@ -662,14 +678,13 @@ def show_independent(independent):
     print("has the same queries, keys and values as MHA. It differs because it averages with one")
     print(f"list of attention weights per position, where MHA has {n_head}.")
     print(f"The first {window} outputs of the window equal MHA's, because it sees as much there.")
-    print("Its later ones are longer than MHA's, because fewer random values cancel less.")
+    print("Its later ones are longer on average, because fewer random values cancel less.")
 
 
 def show_sweep(gqa, mqa):
     """Print a row for each similarity: how close GQA and MQA come to MHA."""
     print("\nOutputs of GQA and MQA beside those of MHA, as the averaged heads get more alike:")
-    print(f"(means of the same {num_draws} draws; similarity is the cosine to expect between the")
-    print("key matrices of two heads, and likewise between their value matrices)")
+    print(f"(means of the same {num_draws} draws; similarity 0: independent heads, 1: copies)")
     print("             GQA                   MQA")
     print("similarity   cosine   difference   cosine   difference")
     for similarity in similarities:
@@ -678,15 +693,12 @@ def show_sweep(gqa, mqa):
             line += f"{mean_field(comparisons, 'cosine'):9.3f}"
             line += f"{mean_field(comparisons, 'difference'):13.3f}"
         print(line)
-    first_close = []
-    for results in (gqa, mqa):
-        close = [s for s in similarities if mean_field(results[s], "cosine") > 0.95]
-        first_close.append(min(close, default=1.0))
-    print("Outputs are called close if their mean cosine is above 0.95. In this table GQA is close")
-    gqa_row, mqa_row = first_close
-    print(f"from row {gqa_row:.2f} on, and MQA from row {mqa_row:.2f}: heads are nearly copies.")
+    print("The closer the averaged heads are to copies, the closer the output stays to MHA's.")
+    for name, results in (("GQA", gqa), ("MQA", mqa)):
+        close = [f"{s:.2f}" for s in similarities if mean_field(results[s], "cosine") > 0.95]
+        print(f"Rows in which {name} has a cosine above 0.95: {', '.join(close)}.")
     print(f"The results take gqa_cosine and mqa_cosine from row {near_copies}.")
-    print("Close is not equal: the differences show how much remains.")
+    print("A cosine above 0.95 does not mean equal: the differences show how much remains.")
 
 
 # === REPEATED from microgpt.py, word for word ===
