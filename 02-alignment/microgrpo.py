@@ -221,23 +221,22 @@ def clipped_objective(ratio, advantage):
     with epsilon = 0.2:
 
         advantage   ratio   ratio * advantage   clip(ratio) * advantage   the smaller one
-            2        1.1           2.2                    2.2                  2.2
-            2        1.3           2.6                    2.4                  2.4   cut
-            2        0.7           1.4                    1.6                  1.4
-           -2        0.7          -1.4                   -1.6                 -1.6   cut
-           -2        1.3          -2.6                   -2.4                 -2.6
+            2        1.1    1.1 *  2 =  2.2     1.1 *  2 =  2.2                2.2
+            2        1.3    1.3 *  2 =  2.6     1.2 *  2 =  2.4                2.4   cut
+            2        0.7    0.7 *  2 =  1.4     0.8 *  2 =  1.6                1.4
+           -2        0.7    0.7 * -2 = -1.4     0.8 * -2 = -1.6               -1.6   cut
+           -2        1.3    1.3 * -2 = -2.6     1.2 * -2 = -2.4               -2.6
 
-    If the advantage is positive, the token is cut when its probability has grown by more than the
-    share epsilon. If it is negative, the token is cut when its probability has fallen by more. What
-    a cut token adds is a constant, without a gradient, so it pushes no further. A token whose ratio
-    has moved far the wrong way (third and fifth line of the table) is not cut. It is still pushed
-    back.
+    If the advantage is positive, the token is cut when its ratio is above 1 + epsilon. If it is
+    negative, the token is cut when its ratio is below 1 - epsilon. What a cut token adds is a
+    constant. Its gradient is 0, so it pushes no further. A token whose ratio has moved far the
+    wrong way (third and fifth line of the table) is not cut. It is still pushed back.
 
-    PPO is Schulman et al. (2017). Returns two things: what the token adds, and True if it was cut.
-    What it adds is a Value if `ratio` is a Value and the token was not cut. Else it is a float.
+    PPO is Schulman et al. (2017). Returns two things: what the token adds, which is a plain float
+    if it was cut, and True if it was cut.
     """
     r = ratio.data if isinstance(ratio, Value) else ratio
-    clipped_ratio = min(max(r, 1 - epsilon), 1 + epsilon)  # a float, so no gradient passes it
+    clipped_ratio = min(max(r, 1 - epsilon), 1 + epsilon)  # a float: a constant to the gradient
     if clipped_ratio * advantage < r * advantage:
         return clipped_ratio * advantage, True
     return ratio * advantage, False

@@ -1,82 +1,55 @@
-"""A taste learned from pairs can steer a model by its own samples; a KL penalty keeps them diverse.
+"""A reward learned from pairs trains a model on its own samples; a KL penalty keeps them diverse.
 
-The problem: there is a model that writes names, and there are pairs of names of which somebody
-preferred one. The model should write more names like the preferred ones. A pair says which of two
-given names is the better one. It does not say how good a name is that the model has just made up,
-and nobody can judge all the names that a model makes up. (The taste in this script is simple:
-vowels and consonants take turns. So the eye can check it.)
+The problem: a model writes names, and there are pairs of names of which somebody preferred one. The
+model should write more names like the preferred ones. A pair says which of two given names is the
+better one. It does not say how good a name is that the model has just made up. (The taste in this
+script is simple, so that the eye can check it: vowels and consonants take turns.)
 
-The idea is reinforcement learning from human feedback (RLHF). First, a second model learns from the
-pairs to judge any name by a number, the reward. It is called the reward model. Then the first
-model, which is now called the policy, writes names and learns from their rewards. Three questions
-have to be answered:
+The idea is reinforcement learning from human feedback (RLHF). First, a reward model learns from the
+pairs to judge any name by a number, the reward. Then the first model, which is now called the
+policy, writes names and learns from their rewards. Three questions have to be answered:
 
 - What is a large reward? A third model, the value function, reads the beginning of a name and says
-  which reward is to be expected. The reward minus what was expected is called the advantage. Each
-  token of a name (a letter, or the end of the name) is pushed up if its advantage is positive, and
-  down if it is negative. So a good letter in a bad name is pushed down, too. Only the average over
-  many names tells the good letters from the bad ones.
-- How much more probable? Proximal policy optimization (PPO) uses the same names for several
-  updates of the policy. But these names were drawn with the probabilities before the updates. The
-  more the probabilities change, the less the names say about what the policy now writes. So PPO
-  stops pushing a token when its probability has changed by a fifth in the wanted direction.
-- How far may the policy go in the end? The reward model is not the taste itself. It has blind
-  spots, and a policy may find them. So the policy pays for moving away from a frozen copy of the
-  model it began as, which is called the reference. The KL divergence measures how far it has moved,
-  and kl_price is what a unit of it costs. What the policy pays in all is the KL penalty.
+  which reward is to be expected. The reward minus this is called the advantage. Each token (a
+  letter, or the end of the name) is pushed up if its advantage is positive, and down if it is
+  negative. So a good letter in a bad name is pushed down, too. Only the average over many names
+  tells the good letters from the bad ones.
+- How far should one batch of names push a token? Proximal policy optimization (PPO) updates the
+  policy several times with the same names. The more the probabilities change, the less these names
+  say about what the policy now writes. So each token has a ratio, its new probability divided by
+  the one with which it was drawn. Past a ratio of 1.2 (if the advantage is positive) or below 0.8
+  (if it is negative), the token is pushed no further. This is called the clip.
+- How far may the policy go in the end? The reward model is not the taste itself, and has blind
+  spots. So the policy pays for moving away from the reference, a frozen copy of the model it began
+  as. The KL divergence measures how far it has moved, and kl_price is what a unit of it costs.
 
 Before the loop, a small GPT is trained on names. The policy and the reference are copies of it. The
 reward model is trained on the pairs and then frozen. The loop has 100 rounds of seven steps:
 
-                    a first letter
-                           |
-                           v
-    +------------------> POLICY
-    |              (trained in step 6)
-    |                      |
-    |                      | 1. the rest of the name, and the
-    |                      |    old probability of each token
-    |                      |
-    |        +-------------+-------------+-------------------------+
-    |        |                           |                         |
-    |        v                           v                         v
-    |   REWARD MODEL              VALUE FUNCTION               REFERENCE
-    |     (frozen)              (trained in step 7)             (frozen)
-    |        |                           |                         |
-    |        | 2. the reward             | the expected reward     |
-    |        |                           |                         |
-    |        +--------- minus -----------+                         |
-    |                     |                                        |
-    |                     | 3. the advantage                       |
-    |                     v                                        v
-    |       4. ratio * advantage, clipped     minus     5. kl_price * the KL divergence
-    |          (ratio = new / old probability)             (of the policy from the reference)
-    |                                           |
-    +---------- 6. raises this difference ------+
+    a first letter ---> POLICY ----- 1. complete: a name
+                          ^                   |
+                          |   +---------------+-----------------------+----------------+
+                          |   v                                       v                v
+                          | REWARD MODEL -- 7. learn_to_expect --> VALUE FUNCTION   REFERENCE
+                          | (frozen)                                  |             (frozen)
+                          |   |                                       |                |
+                          |   | 2. reward_of          expected_reward |                |
+                          |   +----------------- minus ---------------+                |
+                          |                        | 3. the advantage                  |
+                          |                        v                                   v
+                          |        4. clipped_objective:              minus    5. kl_price * KL
+                          |           ratio * advantage, clipped        |
+                          +---------- 6. train_ppo: raises this --------+
 
-    1. complete: the policy writes a name. Then completion_probs reads it once more, to find the
-       probability with which each token was drawn, the old probability.
-    2. reward_of: the reward model gives the finished name one number.
-    3. expected_reward: for each token, the value function reads what stands before the token. The
-       reward minus this expected reward is the advantage of the token.
-    4. clipped_objective: each token adds ratio * advantage to the objective, the number that the
-       policy is to raise. If the advantage is positive, a ratio above 1.2 adds no more than 1.2
-       would. If it is negative, a ratio below 0.8 adds no more than 0.8 would.
-    5. batch_objective: the KL penalty is subtracted.
-    6. train_ppo: the optimizer (Adam) changes the policy so that the objective becomes larger. The
-       steps 4 to 6 are done twice with the same names. The first time, every ratio is 1.
-    7. learn_to_expect: the value function moves towards the rewards that came out.
+The steps 4 to 6 are done twice with the same names. The first time, every ratio is 1.
 
-PPO is from Schulman et al. (2017), and its use with a reward model and a price from InstructGPT
-(Ouyang et al. 2022). The equation numbers are theirs. InstructGPT also trains the model on answers
-that people wrote, before all this, and mixes its old training into PPO. Both are left out. In
-production, all four are large language models, and hundreds of answers are written in each round.
+PPO is from Schulman et al. (2017). A reward model and a KL penalty are used with it after Ziegler
+et al. (2019), as in InstructGPT (Ouyang et al. 2022). Equation numbers are those of PPO and
+InstructGPT. InstructGPT also trains on answers that people wrote, before all this, and mixes its
+old training into PPO. Both are left out. In production, all four models are large language models.
 Here a rule plays the people who choose. The GPT is that of microgpt, after Andrej Karpathy (2026),
-with half its width and context.
-
-DPO (microdpo) trains on the pairs themselves, without a reward model, a value function or samples.
-PPO needs all of these. But it learns from the names that the policy writes itself, and reward_of
-may be any function of a name, also one that no pairs were needed for.
+with half its width and context. DPO (microdpo) trains on the pairs themselves. PPO needs more
+models, but learns from the policy's own names, and reward_of may be any function of a name.
 """
 
 import collections
@@ -94,8 +67,8 @@ num_rounds = 100  # rounds of the loop
 batch_size = 4  # names per round
 updates_per_round = 2  # updates of the policy with the names of one round
 ppo_learning_rate = 0.01  # how far an update of PPO moves a parameter; it falls linearly to 0
-epsilon = 0.2  # the clip: a ratio farther from 1, in the wanted direction, adds no more
-kl_price = 0.3  # price of one nat of KL, in standard deviations of the reward over names in pairs
+epsilon = 0.2  # the clip: a token is pushed until its ratio is this far from 1
+kl_price = 0.3  # one nat of KL costs so much reward; freeze_reward() sets the unit of the reward
 value_rate = 0.01  # learning rate of the value function
 reward_embd = 8  # numbers per token in the reward model
 reward_hidden = 16  # its hidden units
@@ -137,12 +110,12 @@ eps_adam = 1e-8  # keeps Adam's division finite
 
 
 # === STEPS 1 TO 3: a name, its reward, and whether it was better than expected ===
-# One written name, and what the later steps need to know of it. All numbers are floats, and the
-# lists have one entry per token of the completion, which is the part that the policy wrote.
+# One written name, and what the later steps need to know of it. The completion is the part that the
+# policy wrote. The last three lists have one entry for each of its tokens. All numbers are floats.
 #     tokens          boundary, prompt (the first letter), completion
-#     reward          of the whole name
-#     old_probs       the probability with which each token was drawn
-#     ref_log_probs   log probabilities [vocab_size] of all tokens at its position, by the reference
+#     reward          one number for the whole name
+#     old_probs       the probability with which the token was drawn
+#     ref_log_probs   a row [vocab_size]: the log probabilities of all tokens, by the reference
 #     advantages      the reward minus the reward that was expected before the token
 Episode = collections.namedtuple("Episode", "tokens reward old_probs ref_log_probs advantages")
 
@@ -152,29 +125,17 @@ def expected_reward(value_table, prefix):
 
     The table [block_size][vocab_size] has a number for each token at each position, and V is the
     sum of those in the prefix. The boundary is in every prefix, so its number serves as a constant.
-    All numbers are 0 at first.
+    All numbers are 0 at first. This is a fair guess, because freeze_reward() rescales the rewards
+    so that 0 is their average over the names in the pairs.
 
-    Such a table cannot see whether vowels and consonants alternate. In this run it does about as
-    well as the mean reward of the five rounds before would do in place of V:
+    Such a sum cannot say that a vowel is good after a consonant and bad after a vowel. So V is
+    weak. The mean reward of the five rounds before would do about as well:
 
         mean square of the advantages (smaller is better)    rounds 1 to 50    rounds 51 to 100
         with the table                                            0.79              0.32
         with the mean of five rounds                              0.82              0.28
-
-    In production, the value function is a language model, too.
     """
     return math.fsum([value_table[position][token] for position, token in enumerate(prefix)])
-
-
-# Does V lead the policy elsewhere? Not on average. To the gradient of ratio * advantage, V adds
-# -V * d(ratio), where d() is the derivative by a parameter and ratio = new / old probability. The
-# average over all tokens that the old policy might have drawn at this position is
-#
-#     sum of old * (-V * d(new / old))  =  -V * sum of d(new)  =  -V * d(sum of new)  =  0
-#
-# V can be taken out of the sum because it reads only what stands before the token. And the sum of
-# all new probabilities is always 1. (This is exact in the first update of a round. The second one
-# begins at a policy that depends on what was drawn, and may cut some tokens.)
 
 
 def sample_episode(policy, reference, reward_of, value_table, prompt):
@@ -183,8 +144,11 @@ def sample_episode(policy, reference, reward_of, value_table, prompt):
     Why the advantage, and not the reward itself? Take an example that is not this run: all rewards
     are between 5 and 6. Then every token of every name would be pushed up, and only the small
     differences would say something about the names. With what was expected taken off, the tokens of
-    the better names are pushed up and those of the others down. All tokens of one name get nearly
-    the same advantage, because nobody says which of them earned the reward.
+    the better names are pushed up and those of the others down.
+
+    A good V would also tell the tokens of one name apart. A letter that spoils the name would get a
+    negative advantage. The letters after it would get about 0, because by then V expects little.
+    The table is too weak for this, so here all tokens of a name get nearly the same advantage.
     """
     # Step 1: the policy writes a name.
     tokens = complete(policy, prompt)
@@ -197,8 +161,9 @@ def sample_episode(policy, reference, reward_of, value_table, prompt):
         ref_log_probs.append([log(p) for p in probs])
     # Step 2: the reward model judges it.
     reward = reward_of(tokens)
-    # Step 3: advantage = reward - V(what stands before the token). PPO's eq. 10 becomes this if the
-    # only reward comes at the end, and if it counts in full for early tokens (no discount).
+    # Step 3: advantage = reward - V(what stands before the token). PPO's eq. 10 is
+    #     A_t = -V(s_t) + r_t + gamma * r_{t+1} + ... + gamma^(T-t) * V(s_T)
+    # Here the only reward is the last one, gamma is 1, and V after the end is 0.
     advantages = []
     for position in range(2, len(tokens)):  # the completion begins at position 2
         advantages.append(reward - expected_reward(value_table, tokens[:position]))
@@ -207,42 +172,58 @@ def sample_episode(policy, reference, reward_of, value_table, prompt):
 
 # === STEP 4: a token that has moved far enough is pushed no further ===
 #
-# The policy is to get a larger reward on average, over the names that it writes. The names at hand
-# show what it wrote before the updates of this round, as the old policy. Suppose that a token had
-# probability 0.20 then and has 0.22 now. The policy would draw it 1.1 times as often as the old
-# policy did, so its advantage should count 1.1 times:
+# The policy is to get a larger reward on average, over the names that it writes. But the names at
+# hand were written by the old policy, which is the policy before the updates of this round. Suppose
+# that a token had probability 0.20 then and has 0.22 now. The policy would draw it 1.1 times as
+# often as the old policy did, so its advantage should count 1.1 times:
 #
 #     ratio = policy(token) / old(token)                                          (PPO, eq. 6)
 #
-# The sum of ratio * advantage becomes larger if tokens with a positive advantage become more
-# probable, and tokens with a negative advantage less probable. In the first update, the policy is
-# still the old one. There d(ratio) = d(policy(token)) / policy(token) = d(log policy(token)), and
-# the gradient is the sum of advantage * d(log policy(token)). This is the policy gradient, also
-# known as REINFORCE (Williams 1992).
+# The objective is the sum of ratio * advantage. In the first update, the policy is still the old
+# one. There every ratio is 1, and its derivative d() by a parameter is
 #
-# Why not raise the sum as far as it goes? First, it says what the policy would get only as long as
-# the policy is near the old one: the ratio counts how often a token is drawn, but not how often the
-# policy still gets to what stands before the token. (If "ru" has become rare, what follows "ru" in
-# an old sample hardly matters any more, but its ratio does not know that.) Second, four names are
-# few, and a policy that follows them without limit learns these names. So PPO no longer pushes a
-# token whose probability has changed by the share epsilon in the wanted direction.
+#     d(ratio) = d(policy(token)) / old(token)         old(token) is a constant
+#              = d(policy(token)) / policy(token)      the two are equal in the first update
+#              = d(log policy(token))
 #
-# The clip does not hold a token where it is. All tokens share the parameters of the policy, so that
-# other tokens, the KL penalty and Adam's memory of earlier gradients still move it. In this run,
-# every token that was cut went on in the same update, and a third of all tokens moved against their
-# own advantage in a round.
+# So the gradient of the sum is the sum of advantage * d(log policy(token)). This is the policy
+# gradient, also known as REINFORCE (Williams 1992). Tokens with a positive advantage become more
+# probable, and tokens with a negative advantage less probable.
 #
-# At the size of this script, neither the clip nor the value function makes a visible difference.
-# With the same base and reward models, in three runs of the loop that differ in their random
-# numbers, the 1000 names had in the end reward - 0.3 * KL =
+# Does V lead the policy elsewhere? Not on average. V adds -V * d(log policy(token)) to the gradient
+# of a token. V reads only what stands before the token, so it is the same for every token that the
+# policy might have drawn here. Each of them is drawn with its probability p. So V adds on average
 #
-#     as in this script                 0.39    0.30    0.27     (0.39 is this run)
-#     without the clip                  0.38    0.28    0.37
-#     without the value function        0.28    0.29    0.31     (V = 0)
+#     sum of p * -V * d(log p) = -V * sum of p * d(p) / p = -V * d(sum of p) = -V * d(1) = 0
 #
-# They are here because they belong to PPO. The clip is made for many updates per batch, and here
-# are two. Schulman et al. (2017, table 1) taught simulated robots with 10 passes over each batch.
-# There the mean score was 0.82 with the clip and -0.39 without it.
+# (In the second update this holds only roughly: the policy then depends on what was drawn.)
+#
+# Why not raise the sum as far as it goes? First, four names are few, and a policy that follows them
+# without limit learns these names. Second, the ratio corrects how often a token is drawn after its
+# prefix, but not how often the policy still writes this prefix. Suppose that an old name begins
+# with "ru", and the policy has made "ru" rare. What follows "ru" now hardly matters for the average
+# reward. In the sum, it counts as before.
+#
+# So PPO takes away the reason to go further. If the advantage is positive and the ratio above 1.2,
+# or the advantage is negative and the ratio below 0.8, then the gradient of the token is 0.
+#
+# The clip does not hold a token where it is. All tokens share the parameters of the policy, so the
+# gradients of other tokens still move it, and so does Adam's memory. In this run, 47 tokens were
+# cut in the second update of their round. This update moved all 47 still further past the bound.
+# And of all tokens, three in ten had moved against their advantage by the end of their round.
+#
+# At this size, in three runs, what the clip and the value function do could not be told from
+# chance. The 1000 names had in the end reward - 0.3 * KL =
+#
+#     random numbers of the loop        this run    random.seed(1)    random.seed(2)
+#     as in this script                   0.39           0.30              0.27
+#     without the clip                    0.38           0.28              0.37
+#     without the value function          0.28           0.29              0.31     (V = 0)
+#
+# V has little to improve, because 0 is a fair guess. The clip is made for many updates per batch,
+# and here are two. Schulman et al. (2017, table 1) taught seven simulated robots with 10 passes
+# over each batch. There the mean normalized score was 0.82 with the clip and -0.39 without it. One
+# robot, the half cheetah, made it negative.
 
 
 def clipped_objective(ratio, advantage):
@@ -256,27 +237,76 @@ def clipped_objective(ratio, advantage):
     with epsilon = 0.2:
 
         advantage   ratio   ratio * advantage   clip(ratio) * advantage   the smaller one
-            2        1.1           2.2                    2.2                  2.2
-            2        1.3           2.6                    2.4                  2.4   cut
-            2        0.7           1.4                    1.6                  1.4
-           -2        0.7          -1.4                   -1.6                 -1.6   cut
-           -2        1.3          -2.6                   -2.4                 -2.6
+            2        1.1    1.1 *  2 =  2.2     1.1 *  2 =  2.2                2.2
+            2        1.3    1.3 *  2 =  2.6     1.2 *  2 =  2.4                2.4   cut
+            2        0.7    0.7 *  2 =  1.4     0.8 *  2 =  1.6                1.4
+           -2        0.7    0.7 * -2 = -1.4     0.8 * -2 = -1.6               -1.6   cut
+           -2        1.3    1.3 * -2 = -2.6     1.2 * -2 = -2.4               -2.6
 
-    If the advantage is positive, the token is cut when its probability has grown by more than the
-    share epsilon. If it is negative, the token is cut when its probability has fallen by more. What
-    a cut token adds is a constant, without a gradient, so it pushes no further. A token whose ratio
-    has moved far the wrong way (third and fifth line of the table) is not cut. It is still pushed
-    back.
+    If the advantage is positive, the token is cut when its ratio is above 1 + epsilon. If it is
+    negative, the token is cut when its ratio is below 1 - epsilon. What a cut token adds is a
+    constant. Its gradient is 0, so it pushes no further. A token whose ratio has moved far the
+    wrong way (third and fifth line of the table) is not cut. It is still pushed back.
 
-    PPO is Schulman et al. (2017). Returns two things: what the token adds, and True if it was cut.
-    What it adds is a Value if `ratio` is a Value and the token was not cut. Else it is a float.
+    PPO is Schulman et al. (2017). Returns two things: what the token adds, which is a plain float
+    if it was cut, and True if it was cut.
     """
     r = ratio.data if isinstance(ratio, Value) else ratio
-    clipped_ratio = min(max(r, 1 - epsilon), 1 + epsilon)  # a float, so no gradient passes it
+    clipped_ratio = min(max(r, 1 - epsilon), 1 + epsilon)  # a float: a constant to the gradient
     if clipped_ratio * advantage < r * advantage:
         return clipped_ratio * advantage, True
     return ratio * advantage, False
 
+
+# === STEP 5: leaving the reference has a price ===
+#
+# The KL divergence compares the probabilities that the policy and the reference give to all tokens
+# at one position of the name:
+#
+#     KL = sum over all tokens of policy(token) * (log policy(token) - log ref(token))
+#
+# It is 0 if the two agree, and positive if not. Its unit is called nat, as it is made of natural
+# logarithms. Each nat costs the price kl_price. So this is what the policy is to raise, where A is
+# the advantage of a token and both sums are over the tokens of a name:
+#
+#     mean over the names of [ sum of min(ratio * A, clip(ratio) * A) - price * sum of KL ]
+#
+# Why is there a price? First, the reward model is not the taste. A policy that is paid by the
+# reward alone may end where the two differ. The reward model of this script differs in two ways:
+#
+# - It cannot tell that a name is too short. It sees two letters at a time. And only 9 of the 790
+#   pairs to learn from have a rejected name that is wrong by its length alone. One of them is "ra".
+#   It gets 0.79, and the preferred names of held-out pairs get 0.81 on average.
+# - About what is in no pair, it has learned nothing. No name in the pairs has two u in a row, and
+#   "ruuuuuu" gets 5.53.
+#
+# Second, nothing else asks for different names. For each first letter there is a name with the
+# largest reward, and without a price the best policy would write this name every time. PPO does not
+# find this policy here. It collapses onto few names, most of them of two letters, such as "ka" and
+# "ja". Their mean reward of 0.84 is about that of preferred names, so the reward model cannot tell
+# that they are bad. (If the policy found "ruuuuuu", the reward would rise far above that of any
+# good name. This is called over-optimization, Gao et al. 2023. This run shows hardly any.)
+#
+# With a price, the policy is to raise the mean over its names of
+#
+#     reward(name) - price * log(policy(name) / ref(name))
+#
+# Let target(name) = ref(name) * exp(reward(name) / price) / Z, where Z is the number that makes the
+# sum over all names 1. Then reward(name) = price * log(Z * target(name) / ref(name)). Put in above:
+#
+#     = price * log(Z * target(name) / ref(name)) - price * log(policy(name) / ref(name))
+#     = price * log(Z) - price * log(policy(name) / target(name))
+#
+# The mean of the last logarithm is the KL divergence of the policy from the target. It is smallest,
+# namely 0, if the policy is the target. So the best policy keeps every name that the reference can
+# write, and makes those with a large reward more probable. This is how the price keeps the names
+# diverse. The target has a mean reward of about 1.0, which is more than the policy without a price
+# found, and a KL of 1.5. This run ends at 0.75 and 1.2. With 400 rounds it ended at 0.96 and 1.6.
+#
+# PPO need not end at the target, because the gradient of the price lacks a part here. A token also
+# decides which positions follow, and nothing pushes it down if the KL is large there. InstructGPT
+# has this part. It takes price * (log policy(token) - log ref(token)) off the reward for each token
+# that was drawn (eq. 2), and a reward counts for all tokens before it, too.
 
 # What step 4 and step 5 compute for one token: its ratio, what it adds to the objective, whether
 # the clip has cut this, and the KL divergence at its position.
@@ -286,7 +316,7 @@ Term = collections.namedtuple("Term", "ratio added is_cut kl")
 def token_terms(policy, episode):
     """Steps 4 and 5 for each token of the completion. Return a list of Terms.
 
-    The numbers in them are Values if the policy is made of Values.
+    If the policy is made of Values, what depends on it is a Value.
     """
     terms = []
     completion = episode.tokens[2:]  # behind the boundary and the prompt
@@ -295,7 +325,8 @@ def token_terms(policy, episode):
         # Step 4: ratio = policy(token) / old(token)
         ratio = probs[token] / episode.old_probs[i]
         added, is_cut = clipped_objective(ratio, episode.advantages[i])
-        # Step 5: KL = sum over all tokens of policy * (log policy - log ref)
+        # Step 5: KL = sum of policy * log policy - sum of policy * log ref, over all tokens. (For
+        # floats, kl_divergence() below adds up the same sum.)
         log_probs = [log(p) for p in probs]
         kl = dot(probs, log_probs) - dot(probs, episode.ref_log_probs[i])
         terms.append(Term(ratio, added, is_cut, kl))
@@ -307,38 +338,19 @@ def batch_terms(policy, episodes):
     return [token_terms(policy, episode) for episode in episodes]
 
 
-# === STEP 5: leaving the reference has a price ===
-#
-# The KL divergence compares the probabilities that the policy and the reference give to all tokens
-# at one position of the name:
-#
-#     KL = sum over all tokens of policy(token) * (log policy(token) - log ref(token))
-#
-# It is 0 if the two agree, and positive if not. Its unit is called nat, as it is made of natural
-# logarithms. Each nat costs the price kl_price.
-#
-# Why is there a price? First, the reward model is not the taste. A policy that is paid by the
-# reward alone may end where the two differ. This is called over-optimization (Gao et al. 2023). The
-# model of this script differs in two ways. It sees two letters at a time, so it cannot see that a
-# name has four letters: "ra" stands in the pairs as a rejected name, and still gets 0.79. And about
-# what is in no pair, it has learned nothing: no name in the pairs has two u in a row, and "ruuuuuu"
-# gets 5.53. The policy without a price ends at names like "ra" in this run. With other random
-# numbers in its loop it ended at names like "vereveve", which are cut off before their end.
-#
-# Second, for each first letter there is a name with the largest reward. Without a price, the best
-# policy would write this name every time. With a price, the policy is to raise the mean over its
-# names of
-#
-#     reward(name) - price * log(policy(name) / ref(name))
-#     = -price * log(policy(name) / (ref(name) * exp(reward(name) / price)))
-#
-# Up to a constant, the mean of the second line is -price times the KL divergence of the policy from
-# ref(name) * exp(reward(name) / price), rescaled so that the probabilities sum to 1. It is largest
-# if the policy is just that. So the best policy keeps every name that the reference can write, and
-# makes those with a large reward more probable. This is how the price keeps the names diverse. PPO
-# only approaches this policy. By the formula, reward and KL would be about 1.0 and 1.5. This run
-# ends at 0.75 and 1.2.
-#
+def batch_objective(terms, price):
+    """What the policy is to raise. `terms` has a list of Terms for each name of the batch.
+
+    PPO takes the mean over all tokens of the batch. Here a name counts with the sum over its
+    tokens, because the reward and the price are those of whole names.
+    """
+    total = 0.0
+    for terms_of_name in terms:
+        for term in terms_of_name:
+            total = total + term.added - price * term.kl
+    return total * (1 / len(terms))
+
+
 # How much is lost without a price is a matter of chance, and seed 42, this run, is the extreme:
 #
 #     of 1000 names                         seed 42      43      44      45      46
@@ -346,27 +358,10 @@ def batch_terms(policy, episodes):
 #     preferred, without it                       6      74     987     720     964
 #     different, without it                     106     133     942     292     331
 #
-# With the price, 958 to 993 names were different. The reward was larger without it on four of the
-# five seeds. So the price keeps the names diverse on all five. It does not always help the taste:
-# on two seeds more names had it without a price.
-#
-# InstructGPT takes the price off the reward instead: price * (log policy(token) - log ref(token))
-# for each token that was drawn (eq. 2). Here the price is a term of its own. Its gradient leaves
-# one thing out: a token also decides which positions follow, and so what is charged there.
-
-
-def batch_objective(terms, price):
-    """What the policy is to raise. `terms` has a list of Terms for each name of the batch.
-
-    The objective of a name is the sum of what its tokens add, minus price * the sum of their KL.
-    The result is the mean over the names. (PPO takes the mean over all tokens. Here each name
-    counts with its sum, because the reward and the price are those of whole names.)
-    """
-    total = 0.0
-    for terms_of_name in terms:
-        for term in terms_of_name:
-            total = total + term.added - price * term.kl
-    return total * (1 / len(terms))
+# With the price, 958 to 993 names were different. This is more on every seed, but on seed 44 the
+# difference is small (993). The price does not always help the taste: on two seeds, more names had
+# it without a price. Even with the reward model of this run, the random numbers of the loop decide:
+# with random.seed(2) before it, 990 names were preferred without a price.
 
 
 # === STEPS 6 AND 7: the policy and the value function learn ===
@@ -383,13 +378,12 @@ def learn_to_expect(value_table, episode):
             value_table[i][token] += value_rate * error
 
 
-# A round that is over. Here terms[k] has, for each of its names, the Terms after k updates, in
-# floats. So terms[0] is what the policy was when it wrote the names.
-Round = collections.namedtuple("Round", "episodes terms")
-
-
 def train_ppo(policy, reference, reward_of, value_table, prompts, price):
-    """Train the policy (Values) and the value table in place. Yield a Round after each round."""
+    """Train the policy (Values) and the value table in place.
+
+    After each round, yield its episodes and its policies, for whoever wants to look at them:
+    policies[k] is a copy in floats of the policy after k updates of the round.
+    """
     params = [p for matrix in policy.values() for row in matrix for p in row]
     m = [0.0] * len(params)
     v = [0.0] * len(params)
@@ -401,20 +395,21 @@ def train_ppo(policy, reference, reward_of, value_table, prompts, price):
         for prompt in random.choices(prompts, k=batch_size):
             episode = sample_episode(old_policy, reference, reward_of, value_table, prompt)
             episodes.append(episode)
-        watched = [batch_terms(old_policy, episodes)]  # only to be looked at
+        policies = [old_policy]
         rate = ppo_learning_rate * (1 - round_number / num_rounds)
         for _ in range(updates_per_round):
-            # Steps 4 and 5: the objective of these names, minus the KL penalty.
+            # Steps 4 and 5: the objective of these names, minus the KL penalty. In the first update
+            # every ratio is 1, so the clip can act only in the second.
             objective = batch_objective(batch_terms(policy, episodes), price)
             # Step 6: raise it. Adam makes a number smaller, so it gets -objective.
             (-objective).backward()
             num_updates += 1
             adam_step(params, m, v, num_updates, rate)
-            watched.append(batch_terms(as_floats(policy), episodes))
+            policies.append(as_floats(policy))
         # Step 7: the value function learns what the rewards were.
         for episode in episodes:
             learn_to_expect(value_table, episode)
-        yield Round(episodes, watched)
+        yield episodes, policies
 
 
 # === THE TASK, as in microdpo ===
@@ -586,11 +581,8 @@ def raw_reward(weights, tokens):
     """The sum of out . h over all neighbours in a name, boundaries included.
 
     So the model can learn which neighbours are liked. Nobody tells it which letters are vowels. But
-    the rule, too, speaks of neighbours, and this makes the pairs easy to learn.
-
-    Where can it be fooled? It sees two tokens at a time, so it cannot check that a name has four
-    letters. And no pair has a name that was cut off before its end, so what the model says about
-    such a name was never trained.
+    the rule, too, speaks of neighbours, and this makes the pairs easy to learn. What the model says
+    about names that were cut off before their end was never trained, because no pair has one.
     """
     contributions = []
     for a, b in zip(tokens, tokens[1:]):
@@ -606,15 +598,14 @@ def ranking_loss(margin):
     Terry (1952) assume that sigmoid(margin) = 1 / (1 + exp(-margin)) is the probability with which
     somebody chooses the first of two. The derivative is sigmoid(margin) - 1, between -1 and 0.
 
-    The loss is log(1 + exp(-margin)), and the derivative is -exp(-margin) / (1 + exp(-margin)). If
-    the margin is far below 0, exp(-margin) overflows. So there the same is written with
-    e = exp(margin): the loss is log((1 + e) / e), and the derivative -1 / (1 + e).
+    The loss is log(1 + exp(-margin)). If the margin is far below 0, exp(-margin) overflows. There
+    it is written as -margin + log(1 + exp(margin)), which is the same.
     """
     if margin > 0:
-        e = math.exp(-margin)
-        return math.log1p(e), -e / (1 + e)  # log1p(e) is log(1 + e)
-    e = math.exp(margin)
-    return -margin + math.log1p(e), -1 / (1 + e)  # -margin is log(1 / e)
+        odds_against = math.exp(-margin)
+        return math.log1p(odds_against), -odds_against / (1 + odds_against)  # log1p(x) = log(1 + x)
+    odds_for = math.exp(margin)
+    return -margin + math.log1p(odds_for), -1 / (1 + odds_for)
 
 
 def add_gradient(weights, tokens, slope, grads):
@@ -685,7 +676,7 @@ def freeze_reward(weights, names):
     return reward_of
 
 
-# === HOW GOOD: the reward model on new pairs, the policy on new names ===
+# === HOW GOOD: the reward model on new pairs, the policy on 1000 names that it writes ===
 def ranking_accuracy(weights, pairs):
     """Share of the pairs in which the chosen name has the larger reward."""
     return mean([raw_reward(weights, a) > raw_reward(weights, b) for a, b in pairs])
@@ -695,13 +686,14 @@ def mean_reward(reward_of, names, chars):
     """The average reward of names that judge() has returned."""
     rewards = []
     for name in names:
-        # encode() puts a boundary behind every name. But a name of block_size letters was cut off
-        # and had none: of its tokens, only the boundary in front and the letters are kept.
-        tokens = encode(name, chars)[: block_size + 1]
+        tokens = encode(name, chars)
+        if len(name) == block_size:  # the name was cut off, so it had no boundary behind it
+            tokens.pop()
         rewards.append(reward_of(tokens))
     return mean(rewards)
 
 
+# Below, `rounds` is a list of what train_ppo() yields: (episodes, policies) of each round.
 def judge_rounds(rounds, chars):
     """Averages over the names of some rounds: {"reward", "kl", "preferred_rate"}.
 
@@ -710,19 +702,19 @@ def judge_rounds(rounds, chars):
     rewards = []
     preferred = []
     kls = []
-    for this_round in rounds:
-        for episode, terms_of_name in zip(this_round.episodes, this_round.terms[0]):
+    for episodes, policies in rounds:
+        for episode in episodes:
             rewards.append(episode.reward)
             preferred.append(is_preferred(episode.tokens, chars))
-            kls.append(math.fsum([term.kl for term in terms_of_name]))
+            kls.append(math.fsum([term.kl for term in token_terms(policies[0], episode)]))
     return {"reward": mean(rewards), "kl": mean(kls), "preferred_rate": mean(preferred)}
 
 
 def clip_fraction(rounds):
     """Share of all tokens that were cut in the last update of their round."""
     cut = []
-    for this_round in rounds:
-        for terms_of_name in this_round.terms[updates_per_round - 1]:  # what that update began with
+    for episodes, policies in rounds:
+        for terms_of_name in batch_terms(policies[-2], episodes):  # what that update began with
             cut += [term.is_cut for term in terms_of_name]
     return mean(cut)
 
@@ -730,9 +722,10 @@ def clip_fraction(rounds):
 def objective_gain(rounds, price):
     """By how much the updates of a round raised the objective of its names, on average."""
     gains = []
-    for this_round in rounds:
-        before, after = this_round.terms[0], this_round.terms[-1]
-        gains.append(batch_objective(after, price) - batch_objective(before, price))
+    for episodes, policies in rounds:
+        before = batch_objective(batch_terms(policies[0], episodes), price)
+        after = batch_objective(batch_terms(policies[-1], episodes), price)
+        gains.append(after - before)
     return mean(gains)
 
 
@@ -775,9 +768,9 @@ def main():
     # What does each model write, and what do the rule and the reward model say of it?
     for title, written in samples.items():
         figures[title]["reward"] = mean_reward(reward_of, written, chars)
-    show_models(samples, figures)
+    show_models(samples, figures, mean([reward_of(chosen) for chosen, _ in heldout_pairs]))
     ppo, free = figures["PPO"], figures["no penalty"]
-    less_diverse = f"< {ppo['unique_share'] - 0.03:.4f}"
+    less_diverse = f"< {ppo['unique_share'] - 0.03:.4f}"  # the bounds leave room for other seeds
 
     print_results(
         [
@@ -802,9 +795,7 @@ def main():
 # === DRAWING: nothing below is needed to understand the algorithm ===
 def show_rewards(pairs, reward_of, chars):
     """Print the rewards of some pairs."""
-    print(
-        "\nRewards of held-out names. 0 is the average of the names in the pairs to learn from, and"
-    )
+    print("\nRewards of held-out names. 0 is the mean over the names in the training pairs, and")
     print("1 is one standard deviation above it.")
     for chosen, rejected in pairs[:4]:
         print(
@@ -813,24 +804,21 @@ def show_rewards(pairs, reward_of, chars):
         )
 
 
-def show_episode(this_round, number, price, chars):
-    """Print the seven steps for the name of a round in which most tokens were cut."""
-    terms_of_names = this_round.terms[1]  # what the second update began with
+def show_episode(episodes, policy, number, price, chars):
+    """Print the seven steps for the name of a round in which most tokens were cut.
+
+    `policy` is what the second update of the round began with.
+    """
+    terms_of_names = batch_terms(policy, episodes)
     num_cut = [sum(term.is_cut for term in terms) for terms in terms_of_names]
     shown = num_cut.index(max(num_cut))
-    episode = this_round.episodes[shown]
+    episode = episodes[shown]
     terms = terms_of_names[shown]
     reward = round(episode.reward, 3)
     letters = [spell([token], chars) or "end" for token in episode.tokens[1:]]
     print(f"One of the {batch_size} names of round {number}, in the second update of the round:")
     print(f"1. The first letter is {letters[0]}, and the policy wrote {' '.join(letters[1:])}.")
     print(f"2. The reward of {spell(episode.tokens, chars)} is {reward:.3f}.")
-    print("3. Expected is what the value function says of the tokens before. A token adds 0 to it")
-    print("   until some name has had this token at this position.")
-    print("4. ratio = now / was. The token adds ratio * advantage. A cut token adds a constant,")
-    print(f"   {1 - epsilon} * advantage or {1 + epsilon} * advantage. A ratio may move against")
-    print("   its advantage, because all tokens share the parameters of the policy.")
-    print("5. The KL divergence is in nats.")
     print("       ------------- 3. -------------   -------------- 4. --------------      5.")
     print("token  reward - expected = advantage      was     now   ratio    adds          KL")
     for i, term in enumerate(terms):
@@ -844,8 +832,13 @@ def show_episode(this_round, number, price, chars):
     added = math.fsum([term.added for term in terms])
     kl = math.fsum([term.kl for term in terms])
     print(f"{'sum':60}{added:8.3f}{kl:12.3f}")
-    print(f"   The objective of this name: {added:.3f} - {price} * {kl:.3f}", end="")
-    print(f" = {added - price * kl:.3f}")
+    print("3. Expected is what the value function says of the tokens before. A token adds 0 to it")
+    print("   until some name has had this token at this position.")
+    print("4. ratio = now / was. The token adds ratio * advantage. A cut token adds a constant,")
+    print(f"   {1 - epsilon} * advantage or {1 + epsilon} * advantage. A ratio may move against")
+    print("   its advantage, because all tokens share the parameters of the policy.")
+    print("5. The KL divergence is in nats. The objective of this name is")
+    print(f"   {added:.3f} - {price} * {kl:.3f} = {added - price * kl:.3f}.")
     print(f"6. Adam raises the mean of the {batch_size} objectives of this round.")
     print(f"7. After {letters[0]}, the value function had expected", end="")
     print(f" {reward - round(episode.advantages[0], 3):.3f}. Now it moves towards {reward:.3f}.\n")
@@ -860,15 +853,15 @@ def show_rounds(training, price, chars):
     print(f"\nPPO with kl_price = {price}:")
     rounds = []
     wants_example = price > 0
-    for this_round in training:
-        rounds.append(this_round)
-        if wants_example and len(rounds) > 1 and clip_fraction([this_round]) > 0:
-            show_episode(this_round, len(rounds), price, chars)
+    for episodes, policies in training:
+        rounds.append((episodes, policies))
+        if wants_example and len(rounds) > 1 and clip_fraction(rounds[-1:]) > 0:
+            show_episode(episodes, policies[1], len(rounds), price, chars)
             wants_example = False
         if len(rounds) == watch_every:
             num_names = watch_every * batch_size
             print(f"Means over the {num_names} names of {watch_every} rounds. The rule says which")
-            print("are preferred. PPO is not told. The standard error of this share", end="")
+            print("share is preferred. PPO is not told. The standard error of the share", end="")
             print(f" is at most {math.sqrt(0.25 / num_names):.2f}.")
         if len(rounds) % watch_every == 0:
             figures = judge_rounds(rounds[-watch_every:], chars)
@@ -880,18 +873,17 @@ def show_rounds(training, price, chars):
     return rounds
 
 
-def show_models(samples, figures):
+def show_models(samples, figures, preferred_reward):
     """Print a line per model, then some of the names that each wrote."""
-    print(
-        f"\nWhat {num_prompts} names of each model are like. The rule says which are preferred, and"
-    )
-    print("the reward is that of the reward model. KL is in nats per name.")
+    print(f"\nWhat {num_prompts} names of each model are like. The rule says which are preferred.")
+    print("The reward is that of the reward model. KL is in nats per name.")
     print("            preferred   reward  different  mean length  KL to the reference")
     for title, row in figures.items():
         print(
             f"{title:12}{row['preferred_rate']:9.3f}{row['reward']:9.3f}{row['unique_share']:11.3f}"
             f"{row['mean_length']:13.2f}{row['kl']:12.3f}"
         )
+    print(f"The mean reward of preferred held-out names is {preferred_reward:.3f}.")
     print()
     show_names(list(samples), list(zip(*samples.values())))
     print(f"A name of {block_size} letters was cut off before its end. No name in a pair was.")

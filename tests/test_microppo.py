@@ -1,5 +1,6 @@
 """microppo: the steps of a round and the reward model, each by its definition."""
 
+import itertools
 import math
 import random
 
@@ -292,15 +293,15 @@ def test_ppo_moves_policy_and_values(script, monkeypatch):
     assert len(rounds) == 3
     assert lower(policy) != base
     assert any(map(any, table))
-    for one in rounds:
-        assert len(one.episodes) == script.batch_size
-        assert [len(names) for names in one.terms] == [script.batch_size] * 3
-        for episode in one.episodes:
+    for episodes, after in rounds:
+        assert len(episodes) == script.batch_size
+        assert len(after) == 3
+        for episode in episodes:
             assert episode.reward == by_length(episode.tokens)
             assert episode.tokens[1] == 1
     # In the first round the old policy is the base, in the second it is not.
-    for tokens_of_base, one in ((True, rounds[0]), (False, rounds[1])):
-        for e in one.episodes:
+    for tokens_of_base, (episodes, _) in ((True, rounds[0]), (False, rounds[1])):
+        for e in episodes:
             probs = zip(next_probs(script, base, e.tokens), e.tokens[2:], strict=True)
             same = e.old_probs == pytest.approx([p[token] for p, token in probs], rel=1e-9)
             assert same == tokens_of_base
@@ -323,35 +324,38 @@ def test_updates_of_a_round(script, monkeypatch):
     assert script.clip_fraction(rounds) > 0
 
 
-def test_a_round_keeps_the_terms_after_each_update(script, monkeypatch):
-    """Those before it are of the policy that wrote the names, those at the end of the next one."""
+def test_a_round_keeps_the_policy_after_each_update(script, monkeypatch):
+    """The first is the one that wrote the names, and the last is the one of the next round."""
     for updates in (1, 2):
         monkeypatch.setattr(script, "updates_per_round", updates)
         rounds, base, policy, _ = a_little_ppo(script, monkeypatch, 0.3)
-        assert rounds[0].terms[0] == [script.token_terms(base, e) for e in rounds[0].episodes]
-        final = [script.token_terms(lower(policy), e) for e in rounds[-1].episodes]
-        assert rounds[-1].terms[-1] == final
-        for one in rounds:
-            assert len(one.terms) == updates + 1
-            for k, names in enumerate(one.terms):
-                for episode, terms in zip(one.episodes, names, strict=True):
-                    for term, advantage in zip(terms, episode.advantages, strict=True):
+        assert rounds[0][1][0] == base
+        assert rounds[-1][1][-1] == lower(policy)
+        for (_, earlier), (_, later) in itertools.pairwise(rounds):
+            assert earlier[-1] == later[0]
+        for episodes, policies in rounds:
+            assert len(policies) == updates + 1
+            for k, kept in enumerate(policies):
+                assert all(isinstance(x, float) for x in flat(kept["wte"]))
+                for episode in episodes:
+                    for term, advantage in zip(
+                        script.token_terms(kept, episode), episode.advantages, strict=True
+                    ):
                         assert (term.ratio == pytest.approx(1, abs=1e-12)) == (k == 0)
                         expected = script.clipped_objective(term.ratio, advantage)
                         assert (term.added, term.is_cut) == expected
-                        assert all(isinstance(x, float) for x in (term.ratio, term.added, term.kl))
 
 
 def test_each_round_raises_its_objective(script, monkeypatch):
     """It begins as the mean of the sums of advantages: in round 1, there is no KL to the base."""
     rounds, base, policy, _ = a_little_ppo(script, monkeypatch, 0.3)
     first, last = rounds[0], rounds[-1]
-    sums = [math.fsum(e.advantages) for e in first.episodes]
-    before = objective_of(script, base, first.episodes, 0.3)
+    sums = [math.fsum(e.advantages) for e in first[0]]
+    before = objective_of(script, base, first[0], 0.3)
     assert before == pytest.approx(math.fsum(sums) / len(sums), abs=1e-9)
     assert all(script.objective_gain([one], 0.3) > 0 for one in rounds)
-    gain = objective_of(script, lower(policy), last.episodes, 0.3)
-    gain -= script.batch_objective(last.terms[0], 0.3)
+    gain = objective_of(script, lower(policy), last[0], 0.3)
+    gain -= objective_of(script, last[1][0], last[0], 0.3)
     assert script.objective_gain([last], 0.3) == pytest.approx(gain, abs=1e-12)
 
 
@@ -359,11 +363,11 @@ def test_values_are_taught_the_rewards_after_the_advantages(script, monkeypatch)
     """The advantages of each round come from the table that the rounds before have left."""
     rounds, _, _, table = a_little_ppo(script, monkeypatch, 0.0)
     replayed = [[0.0] * 3 for _ in range(4)]
-    for one in rounds:
-        for e in one.episodes:
+    for episodes, _ in rounds:
+        for e in episodes:
             expected = e.reward - script.expected_reward(replayed, e.tokens[:-1])
             assert e.advantages[-1] == pytest.approx(expected, abs=1e-12)
-        for e in one.episodes:
+        for e in episodes:
             script.learn_to_expect(replayed, e)
     assert replayed == table
 
@@ -371,28 +375,33 @@ def test_values_are_taught_the_rewards_after_the_advantages(script, monkeypatch)
 # --- what judges it, and what is drawn ---
 
 
-def some_rounds(script):
-    """Two rounds of two names each, with made-up figures that differ after each update."""
+def some_rounds(script, monkeypatch):
+    """Two rounds of two names each, with made-up figures that differ after each update.
+
+    A policy is here only the number of the updates that it has had, and its terms are made up.
+    """
     names = [[26, 12, 8, 11, 14, 26], [26, 0, 13, 13, 0, 26]]  # milo, anna
     rounds = []
+    made_up = {}
     for number in (0, 1):
-        terms = []
-        for k in (0, 1, 2):
-            # The KL of the names is 0.5 + k + number and 1 + k + number, and each name adds k.
-            one = [(k, k == 1 and number == 0, 0.5 + number), (0.0, False, float(k))]
-            other = [(k, k == 0, 1.0), (0.0, k == 2, float(k) + number)]
-            terms.append([[script.Term(1.0, *term) for term in name] for name in (one, other)])
         episodes = [
             script.Episode(tokens, reward + number, [0.5, 0.25], None, [0.5, 0.75])
             for tokens, reward in zip(names, (2.0, -1.0))
         ]
-        rounds.append(script.Round(episodes, terms))
+        for k in (0, 1, 2):
+            # The KL of the names is 0.5 + k + number and 1 + k + number, and each name adds k.
+            one = [(k, k == 1 and number == 0, 0.5 + number), (0.0, False, float(k))]
+            other = [(k, k == 0, 1.0), (0.0, k == 2, float(k) + number)]
+            for episode, name in zip(episodes, (one, other)):
+                made_up[k, episode.reward] = [script.Term(1.0, *term) for term in name]
+        rounds.append((episodes, [0, 1, 2]))
+    monkeypatch.setattr(script, "token_terms", lambda k, episode: made_up[k, episode.reward])
     return rounds
 
 
-def test_figures_of_rounds(script):
+def test_figures_of_rounds(script, monkeypatch):
     """The KL before the updates, the clip of the last one, and the objective before and after."""
-    rounds = some_rounds(script)
+    rounds = some_rounds(script, monkeypatch)
     assert script.judge_rounds(rounds, CHARS) == pytest.approx(
         {"reward": 1.0, "kl": 1.25, "preferred_rate": 0.5}
     )
