@@ -469,18 +469,26 @@ def test_walk_without_noise_takes_the_mean_of_every_step(script, schedule):
     assert start == [0.8, -1.3]
 
 
-def best_guess(x, curve, alpha_bar):
-    """E[eps | x_t], if the data is known: Gaussians of std 0.08 around the places of the curve."""
-    variance = alpha_bar * 0.08**2 + 1 - alpha_bar
-    total = horizontal = vertical = 0.0
-    for place in curve:
-        dx, dy = (xi - math.sqrt(alpha_bar) * p for xi, p in zip(x, place))
-        weight = math.exp(-(dx * dx + dy * dy) / (2 * variance))
-        total += weight
-        horizontal += weight * dx
-        vertical += weight * dy
-    factor = math.sqrt(1 - alpha_bar) / variance / total
-    return [factor * horizontal, factor * vertical]
+def test_best_guess_is_the_mean_of_the_noise_that_leads_there(script, schedule):
+    """E[eps | x_t] by brute force: a grid of noises, weighted by their own density and x_t's."""
+    _, alpha_bars = schedule
+    curve = [[0.9, -0.2], [0.1, 1.1], [-0.7, 0.3]]
+    x, grid = [0.4, 0.3], [i / 200 for i in range(-1400, 1401)]
+    for t in (1, 4, 12, T):
+        signal, noise = math.sqrt(alpha_bars[t]), math.sqrt(1 - alpha_bars[t])
+        total, moments = 0.0, [0.0, 0.0]
+        for place in curve:
+            masses, means = [], []
+            for xi, p in zip(x, place):
+                rests = [(xi - signal * p - noise * eps) / (signal * 0.08) for eps in grid]
+                density = [math.exp(-(r * r + e * e) / 2) for r, e in zip(rests, grid)]
+                masses.append(math.fsum(density))
+                means.append(math.fsum(d * e for d, e in zip(density, grid)) / masses[-1])
+            weight = masses[0] * masses[1]
+            total += weight
+            moments = [m + weight * mean for m, mean in zip(moments, means)]
+        guess = script.best_guess(x, curve, alpha_bars[t])
+        assert guess == pytest.approx([m / total for m in moments], abs=1e-5)
 
 
 def test_the_best_guess_brings_nearly_all_samples_near(script, schedule, monkeypatch):
@@ -488,7 +496,7 @@ def test_the_best_guess_brings_nearly_all_samples_near(script, schedule, monkeyp
     betas, alpha_bars = schedule
     curve = script.make_curve()
     monkeypatch.setattr(
-        script, "predict_noise", lambda model, x, t: best_guess(x, curve, alpha_bars[t])
+        script, "predict_noise", lambda model, x, t: script.best_guess(x, curve, alpha_bars[t])
     )
     random.seed(8)
     samples = [script.sample_path({}, betas, alpha_bars)[0] for _ in range(100)]
@@ -502,29 +510,33 @@ def test_the_least_possible_loss(script, schedule, monkeypatch):
     _, alpha_bars = schedule
     curve = script.make_curve()
     monkeypatch.setattr(
-        script, "predict_noise", lambda model, x, t: best_guess(x, curve, alpha_bars[t])
+        script, "predict_noise", lambda model, x, t: script.best_guess(x, curve, alpha_bars[t])
     )
     random.seed(9)
     points = script.make_points(60, curve)
-    losses = [script.mean_loss_at({}, points, t, alpha_bars) for t in range(1, T + 1)]
-    assert math.fsum(losses) / T == pytest.approx(0.28, abs=0.06)  # four standard errors
+    losses = [script.mean_losses_at({}, points, t, alpha_bars, curve) for t in range(1, T + 1)]
+    assert all(loss == pytest.approx(least) for loss, least in losses)  # both by the best guess
+    assert math.fsum(loss for loss, _ in losses) / T == pytest.approx(0.28, abs=0.06)  # 4 sigma
     more = script.make_points(600, curve)
-    assert script.mean_loss_at({}, more, 1, alpha_bars) == pytest.approx(0.7, abs=0.12)
+    assert script.mean_losses_at({}, more, 1, alpha_bars, curve)[1] == pytest.approx(0.7, abs=0.12)
 
 
-def test_mean_loss_at(script, schedule, monkeypatch):
+def test_mean_losses_at(script, schedule, monkeypatch):
     """A guess of zero costs the variance of the noise, 1, at every t. Each point is used once."""
     _, alpha_bars = schedule
     points = [[0.001 * i, 0.5] for i in range(3000)]
     monkeypatch.setattr(script, "predict_noise", lambda model, x, t: [0.0, 0.0])
+    monkeypatch.setattr(script, "best_guess", lambda x, curve, alpha_bar: [0.0, 0.0])
     random.seed(1)
-    loss = script.mean_loss_at({}, points, 5, alpha_bars)
+    loss, least = script.mean_losses_at({}, points, 5, alpha_bars, [])
+    assert loss == pytest.approx(least)  # the same noise for both
     assert loss == pytest.approx(1, abs=5 / math.sqrt(3000))  # eps^2 / 2, summed: a std of 1
     seen = []
     monkeypatch.setattr(
         script, "noise_loss", lambda model, x_0, t, *_: seen.append((x_0, t)) or x_0[0]
     )
-    assert script.mean_loss_at({}, points, 5, alpha_bars) == pytest.approx(0.001 * 2999 / 2)
+    loss, _ = script.mean_losses_at({}, points, 5, alpha_bars, [])
+    assert loss == pytest.approx(0.001 * 2999 / 2)
     assert seen == [(point, 5) for point in points]
 
 
@@ -534,7 +546,6 @@ def test_moments(script):
     assert script.coordinates(points, 1) == [1.0, 1.0, 7.0, 3.0]
     assert script.variance(points, 0) == 2.0
     assert script.variance(points, 1) == 6.0
-    assert script.covariance(points) == 3.0
     assert script.variance([[1.5, -2.0]], 1) == 0.0
 
 
@@ -559,28 +570,23 @@ def test_near_rate(script):
 
 
 def test_gaussian_like(script):
+    """The means and variances of the points, and no covariance, within five standard errors."""
     random.seed(6)
     xs = [random.gauss(1, 2) for _ in range(8000)]
     points = [[x, 0.5 * x + random.gauss(-3, 0.4)] for x in xs]
     random.seed(7)
     clone = script.gaussian_like(points)
     assert len(clone) == len(points)
-
-    def moments(cloud):
-        axes = list(zip(*cloud))
-        means = [math.fsum(axis) / 8000 for axis in axes]
-        offsets = [[c - m for c in axis] for axis, m in zip(axes, means)]
-        products = [
-            [math.fsum(a * b for a, b in zip(p, q)) / 8000 for q in offsets] for p in offsets
-        ]
-        return means, products
-
-    (a, cov_a), (b, cov_b) = moments(points), moments(clone)
-    for i in range(2):
-        assert abs(a[i] - b[i]) < 5 * math.sqrt(cov_a[i][i] / 8000)
-        for j in range(2):
-            error = math.sqrt((cov_a[i][i] * cov_a[j][j] + cov_a[i][j] ** 2) / 8000)
-            assert abs(cov_a[i][j] - cov_b[i][j]) < 5 * error
+    offsets, variances = [], []
+    for axis, clone_axis in zip(zip(*points), zip(*clone)):
+        mean = math.fsum(axis) / 8000
+        variances.append(math.fsum((c - mean) ** 2 for c in axis) / 8000)
+        offsets.append([c - mean for c in clone_axis])
+        assert abs(math.fsum(offsets[-1]) / 8000) < 5 * math.sqrt(variances[-1] / 8000)
+        spread = math.fsum(c * c for c in offsets[-1]) / 8000
+        assert spread == pytest.approx(variances[-1], rel=5 * math.sqrt(2 / 8000))
+    product = math.fsum(a * b for a, b in zip(*offsets)) / 8000
+    assert abs(product) < 5 * math.sqrt(variances[0] * variances[1] / 8000)
 
 
 def test_errors_of_mean_and_variance(script):
