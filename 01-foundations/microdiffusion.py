@@ -485,6 +485,12 @@ def coordinates(points, axis):
     return [point[axis] for point in points]
 
 
+def covariance(points):
+    """The mean product of both coordinates' distances from their means, of points [n][2]."""
+    center = [mean(coordinates(points, axis)) for axis in (0, 1)]
+    return mean([(point[0] - center[0]) * (point[1] - center[1]) for point in points])
+
+
 def variance(points, axis):
     """The mean square of one coordinate's distance from its mean, of points [n][2]."""
     values = coordinates(points, axis)
@@ -511,10 +517,21 @@ def variance_error(cloud, points):
 
 
 def gaussian_like(points):
-    """As many points, each coordinate from a Gaussian with its mean and variance in `points`."""
-    means = [mean(coordinates(points, axis)) for axis in (0, 1)]
-    stds = [math.sqrt(variance(points, axis)) for axis in (0, 1)]
-    return [[random.gauss(means[axis], stds[axis]) for axis in (0, 1)] for _ in points]
+    """As many points from a Gaussian whose means, variances and covariance are those of `points`.
+
+    The second coordinate is slope * first + rest. The rest is independent of the first, so that
+    slope * (variance of the first) is the covariance, and the two parts' variances add up.
+    """
+    center = [mean(coordinates(points, axis)) for axis in (0, 1)]
+    first_std = math.sqrt(variance(points, 0))
+    slope = covariance(points) / variance(points, 0)
+    rest_std = math.sqrt(variance(points, 1) - slope**2 * variance(points, 0))
+    draws = []
+    for _ in points:
+        first = random.gauss(0, first_std)
+        rest = random.gauss(0, rest_std)
+        draws.append([center[0] + first, center[1] + slope * first + rest])
+    return draws
 
 
 def curve_distance(point, curve):

@@ -546,6 +546,7 @@ def test_moments(script):
     assert script.coordinates(points, 1) == [1.0, 1.0, 7.0, 3.0]
     assert script.variance(points, 0) == 2.0
     assert script.variance(points, 1) == 6.0
+    assert script.covariance(points) == 3.0
     assert script.variance([[1.5, -2.0]], 1) == 0.0
 
 
@@ -570,23 +571,28 @@ def test_near_rate(script):
 
 
 def test_gaussian_like(script):
-    """The means and variances of the points, and no covariance, within five standard errors."""
     random.seed(6)
     xs = [random.gauss(1, 2) for _ in range(8000)]
     points = [[x, 0.5 * x + random.gauss(-3, 0.4)] for x in xs]
     random.seed(7)
     clone = script.gaussian_like(points)
     assert len(clone) == len(points)
-    offsets, variances = [], []
-    for axis, clone_axis in zip(zip(*points), zip(*clone)):
-        mean = math.fsum(axis) / 8000
-        variances.append(math.fsum((c - mean) ** 2 for c in axis) / 8000)
-        offsets.append([c - mean for c in clone_axis])
-        assert abs(math.fsum(offsets[-1]) / 8000) < 5 * math.sqrt(variances[-1] / 8000)
-        spread = math.fsum(c * c for c in offsets[-1]) / 8000
-        assert spread == pytest.approx(variances[-1], rel=5 * math.sqrt(2 / 8000))
-    product = math.fsum(a * b for a, b in zip(*offsets)) / 8000
-    assert abs(product) < 5 * math.sqrt(variances[0] * variances[1] / 8000)
+
+    def moments(cloud):
+        axes = list(zip(*cloud))
+        means = [math.fsum(axis) / 8000 for axis in axes]
+        offsets = [[c - m for c in axis] for axis, m in zip(axes, means)]
+        products = [
+            [math.fsum(a * b for a, b in zip(p, q)) / 8000 for q in offsets] for p in offsets
+        ]
+        return means, products
+
+    (a, cov_a), (b, cov_b) = moments(points), moments(clone)
+    for i in range(2):
+        assert abs(a[i] - b[i]) < 5 * math.sqrt(cov_a[i][i] / 8000)
+        for j in range(2):
+            error = math.sqrt((cov_a[i][i] * cov_a[j][j] + cov_a[i][j] ** 2) / 8000)
+            assert abs(cov_a[i][j] - cov_b[i][j]) < 5 * error
 
 
 def test_errors_of_mean_and_variance(script):
