@@ -469,18 +469,26 @@ def test_walk_without_noise_takes_the_mean_of_every_step(script, schedule):
     assert start == [0.8, -1.3]
 
 
-def best_guess(x, curve, alpha_bar):
-    """E[eps | x_t], if the data is known: Gaussians of std 0.08 around the places of the curve."""
-    variance = alpha_bar * 0.08**2 + 1 - alpha_bar
-    total = horizontal = vertical = 0.0
-    for place in curve:
-        dx, dy = (xi - math.sqrt(alpha_bar) * p for xi, p in zip(x, place))
-        weight = math.exp(-(dx * dx + dy * dy) / (2 * variance))
-        total += weight
-        horizontal += weight * dx
-        vertical += weight * dy
-    factor = math.sqrt(1 - alpha_bar) / variance / total
-    return [factor * horizontal, factor * vertical]
+def test_best_guess_is_the_mean_of_the_noise_that_leads_there(script, schedule):
+    """E[eps | x_t] by brute force: a grid of noises, weighted by their own density and x_t's."""
+    _, alpha_bars = schedule
+    curve = [[0.9, -0.2], [0.1, 1.1], [-0.7, 0.3]]
+    x, grid = [0.4, 0.3], [i / 200 for i in range(-1400, 1401)]
+    for t in (1, 4, 12, T):
+        signal, noise = math.sqrt(alpha_bars[t]), math.sqrt(1 - alpha_bars[t])
+        total, moments = 0.0, [0.0, 0.0]
+        for place in curve:
+            masses, means = [], []
+            for xi, p in zip(x, place):
+                rests = [(xi - signal * p - noise * eps) / (signal * 0.08) for eps in grid]
+                density = [math.exp(-(r * r + e * e) / 2) for r, e in zip(rests, grid)]
+                masses.append(math.fsum(density))
+                means.append(math.fsum(d * e for d, e in zip(density, grid)) / masses[-1])
+            weight = masses[0] * masses[1]
+            total += weight
+            moments = [m + weight * mean for m, mean in zip(moments, means)]
+        guess = script.best_guess(x, curve, alpha_bars[t])
+        assert guess == pytest.approx([m / total for m in moments], abs=1e-5)
 
 
 def test_the_best_guess_brings_nearly_all_samples_near(script, schedule, monkeypatch):
@@ -488,7 +496,7 @@ def test_the_best_guess_brings_nearly_all_samples_near(script, schedule, monkeyp
     betas, alpha_bars = schedule
     curve = script.make_curve()
     monkeypatch.setattr(
-        script, "predict_noise", lambda model, x, t: best_guess(x, curve, alpha_bars[t])
+        script, "predict_noise", lambda model, x, t: script.best_guess(x, curve, alpha_bars[t])
     )
     random.seed(8)
     samples = [script.sample_path({}, betas, alpha_bars)[0] for _ in range(100)]
@@ -502,29 +510,33 @@ def test_the_least_possible_loss(script, schedule, monkeypatch):
     _, alpha_bars = schedule
     curve = script.make_curve()
     monkeypatch.setattr(
-        script, "predict_noise", lambda model, x, t: best_guess(x, curve, alpha_bars[t])
+        script, "predict_noise", lambda model, x, t: script.best_guess(x, curve, alpha_bars[t])
     )
     random.seed(9)
     points = script.make_points(60, curve)
-    losses = [script.mean_loss_at({}, points, t, alpha_bars) for t in range(1, T + 1)]
-    assert math.fsum(losses) / T == pytest.approx(0.28, abs=0.06)  # four standard errors
+    losses = [script.mean_losses_at({}, points, t, alpha_bars, curve) for t in range(1, T + 1)]
+    assert all(loss == pytest.approx(least) for loss, least in losses)  # both by the best guess
+    assert math.fsum(loss for loss, _ in losses) / T == pytest.approx(0.28, abs=0.06)  # 4 sigma
     more = script.make_points(600, curve)
-    assert script.mean_loss_at({}, more, 1, alpha_bars) == pytest.approx(0.7, abs=0.12)
+    assert script.mean_losses_at({}, more, 1, alpha_bars, curve)[1] == pytest.approx(0.7, abs=0.12)
 
 
-def test_mean_loss_at(script, schedule, monkeypatch):
+def test_mean_losses_at(script, schedule, monkeypatch):
     """A guess of zero costs the variance of the noise, 1, at every t. Each point is used once."""
     _, alpha_bars = schedule
     points = [[0.001 * i, 0.5] for i in range(3000)]
     monkeypatch.setattr(script, "predict_noise", lambda model, x, t: [0.0, 0.0])
+    monkeypatch.setattr(script, "best_guess", lambda x, curve, alpha_bar: [0.0, 0.0])
     random.seed(1)
-    loss = script.mean_loss_at({}, points, 5, alpha_bars)
+    loss, least = script.mean_losses_at({}, points, 5, alpha_bars, [])
+    assert loss == pytest.approx(least)  # the same noise for both
     assert loss == pytest.approx(1, abs=5 / math.sqrt(3000))  # eps^2 / 2, summed: a std of 1
     seen = []
     monkeypatch.setattr(
         script, "noise_loss", lambda model, x_0, t, *_: seen.append((x_0, t)) or x_0[0]
     )
-    assert script.mean_loss_at({}, points, 5, alpha_bars) == pytest.approx(0.001 * 2999 / 2)
+    loss, _ = script.mean_losses_at({}, points, 5, alpha_bars, [])
+    assert loss == pytest.approx(0.001 * 2999 / 2)
     assert seen == [(point, 5) for point in points]
 
 
