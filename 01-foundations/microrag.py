@@ -1,9 +1,9 @@
 """A model that may look things up can answer what its weights never saw.
 
-The problem: what a language model knows, training has written into its parameters, which are also
-called its weights. What it met seldom it does not keep. It cannot know what is newer than its
-training. And if it does not know an answer, it writes one all the same: it invents. The small
-network below shows all of this.
+The problem: training writes what a language model knows into its parameters, which are also called
+its weights. It keeps little of what it met seldom. It cannot know what is newer than its training.
+If it does not know an answer, it writes one all the same: it invents or confuses. The small network
+below fails like this too, though it learns from questions and answers, not from long texts.
 
 The idea of retrieval-augmented generation (RAG): keep the facts as texts outside the model. For
 each question, look for the text that fits best, and give it to the model together with the
@@ -12,7 +12,7 @@ text, and train nothing. Here the texts are 100 paragraphs about cities that do 
 
 A retriever (steps 1 and 2) finds the text. A reader (steps 3 to 7) looks at it and writes the
 answer. A small network, called mlp, writes every answer. With a text, it mostly passes on the
-letters that the reader sees. Without one, it has to spell from memory. This is for comparison.
+letters that the reader sees. Without one, it has to spell from memory. We compare the two.
 
     1. add_document: note for each word which texts contain it, and how often. This is called an
        inverted index.
@@ -20,7 +20,7 @@ letters that the reader sees. Without one, it has to spell from memory. This is 
        few texts contain gives more points than a word that many contain. Repetitions add points,
        and a long text gets fewer. Take the best text. This rule, BM25, needs no training.
     3. embed_question: turn the question into a vector, the sum of one learned vector per word. It
-       expresses what is asked for, such as a river, and of which city.
+       expresses what is asked for, such as a river, and of which city if training had the city.
     4. look: share out the reader's attention among the words of the text. In our texts, the word
        before a name tells what the name is: after "across" stands a river. So each common word
        has a learned vector, its cue. The better the cue of "across" fits the vector of the
@@ -32,18 +32,27 @@ letters that the reader sees. Without one, it has to spell from memory. This is 
        question, the letters seen, the character written last, and the place (0, 1, 2, ...). It
        computes a number for each of 18 letters and for the end mark. Write the one with the largest
        number. Stop at the end mark, or after six characters.
-    7. train_reader: train the reader on questions with known answers, so that the right letters
-       become more probable. Nothing tells it which word to look at.
+    7. train_reader: in each step, train on two questions with known answers: one with its text, one
+       without. Nothing tells the reader which word to look at.
 
-What mlp remembers can interfere: mlp sometimes alters the letters seen if the question is about
-a city that it was often asked about. At the end, evaluate asks the same questions with the text
-that was found, without a text and with a wrong text. It also asks about texts added later.
+In the run, one question goes this way:
+
+    question     i saw the green tower. i forgot the nation of fezos?
+    points       7.1 for the text about fezos, 4.4 for the second best text
+    best text    ... fezos is part of minir. it has a bridge across dutis. the well is stone ...
+    attention    1.000 to minir, after "of"; 0.000 to dutis, after "across"
+    answer       minir, because the reader sees m, i, n, i, r and the end mark
+
+evaluate asks the same questions with the text that was found, without a text and with a wrong text.
+It also asks about texts added later. In training, most questions without a text are about the same
+ten cities. Memory of these can alter the letters of a wrong text, or mislead the attention.
 
 RAG is from Lewis et al. (2020). They find several texts by comparing vectors, and a pretrained
-transformer reads them. BM25 is described by Robertson & Zaragoza (2009). Copying from the input by
-attention is the idea of pointer networks (Vinyals et al. 2015). Left out is what production systems
-add: long texts are cut into passages, texts are also found by comparing learned vectors (Karpukhin
-et al. 2020), so that other words with the same meaning match, and a large language model reads.
+transformer reads them. BM25 is described by Robertson & Zaragoza (2009). By attention, pointer
+networks (Vinyals et al. 2015) output a position of the input. Here mlp has to learn to pass on the
+letters there. Left out is what production systems add: long texts are cut into passages, texts are
+also found by comparing learned vectors (Karpukhin et al. 2020), so that other words with the same
+meaning match, and a large language model reads.
 """
 
 import collections
@@ -60,7 +69,8 @@ bm25_b = 0.75  # b of BM25: how much the length of a text counts, from 0 to 1
 num_documents = 100  # paragraphs in the index during training, about one city each
 num_added = 60  # paragraphs that are put into the index after training
 num_countries = 20  # each city lies in one; the added cities have 20 of their own
-num_often = 10  # without a text, 8 of 10 training questions are kept for the first 10 cities
+num_often = 10  # the first cities, which are often asked about without a text in training
+often_share = 0.8  # of the training questions without a text, the share kept for these cities
 CHARS = "aeioubdfgklmnrstvz."  # letters of the names, and the end mark
 end_mark = "."  # ends every answer
 max_answer = 6  # characters of the longest answer: five letters and the end mark
@@ -88,21 +98,21 @@ eps_adam = 1e-8  # keeps Adam's division finite
 
 # === THE RETRIEVER: which text is the question about? ===
 #
-# BM25 gives every document a score for a question. The words of the question are called terms. The
-# score is a sum over the terms that the document contains:
+# BM25 gives every document a score for a question. The words of the question are called terms. tf,
+# the term frequency, is how often a term stands in the document. df, the document frequency, is how
+# many of the N documents have the term. The length is the number of words in the document. k1 and b
+# are the constants bm25_k1 and bm25_b. The score is a sum over the terms that the document has:
 #
 #     score(question, document) = sum of  idf(term) * tf * (k1 + 1) / (tf + k1 * norm)
 #     idf(term) = ln(1 + (N - df + 0.5) / (df + 0.5))
 #     norm = 1 - b + b * length / average length
 #
-# tf, the term frequency, is how often the term stands in the document. df, the document frequency,
-# is how many of the N documents have the term. The length is the number of words in the document.
-# k1 and b are the constants bm25_k1 and bm25_b. There are three ideas in this:
+# Some leave out the constant factor k1 + 1. This changes no ranking. There are three ideas:
 #
 # - A rare term says more. idf, the inverse document frequency, is large if df is small. "the"
 #   stands in all documents, so it gives hardly any points.
-# - A repeated term says more, but each repetition adds less than the one before. In a document of
-#   average length, norm is 1 - b + b = 1. With k1 = 1.2, idf(term) is then multiplied by
+# - A repeated term says more, but each repetition adds less (saturation). In a document of average
+#   length, norm is 1 - b + b = 1. With k1 = 1.2, idf(term) is then multiplied by
 #
 #       tf           1       2       3       10      ever larger
 #       factor       1.00    1.38    1.57    1.96    approaches 2.2, which is k1 + 1
@@ -110,6 +120,11 @@ eps_adam = 1e-8  # keeps Adam's division finite
 # - A long document has room for many words, so a term says less there. With b = 0.75 and twice the
 #   average length, norm is 0.25 + 0.75 * 2 = 1.75. The factor of a term that stands there once is
 #   2.2 / (1 + 1.2 * 1.75) = 0.71 instead of 1. With b = 0, norm would be 1 for every length.
+#
+# Saturation helps in long texts, where 50 repetitions say little more than 5. Here it does harm: a
+# text says the name of its own city 4 times on average, and a text that mentions the city says it
+# once. Saturation makes these more alike. The run finds 0.90 of the right texts. It would be
+# 0.99 without saturation (k1 = 1e12), 0.88 with b = 0, 0.43 with k1 = 0, and 0.24 with idf = 1.
 
 
 def terms(text):
@@ -226,7 +241,7 @@ MENTIONS = ["trades with {name}", "sends ships to {name}"]
 THINGS = "market harbour tower garden temple mill library wall square well forest hill".split()
 LOOKS = "old quiet famous small green crowded narrow painted bright windy empty stone".split()
 
-# Words of the questions that look like names of cities. No name may be one of them.
+# Words of the questions that have the form of a name. invent() must not make them up by chance.
 WORDS_LIKE_NAMES = ["name", "river"]
 
 
@@ -301,20 +316,21 @@ FRAMES = [
     "{city} has what {noun}",
 ]
 # Frame numbers for the first, second and third noun of a relation. "what country does fezos have"
-# (first noun, frame 0) is held out of training. But each noun and each frame occurs in training.
+# (first noun, frame 0) is only in the tests. Each noun and each frame is in training, so this is an
+# easy test. The hard test is the cities that are added after training.
 TRAINING_FRAMES = [[1, 2, 4, 5], [0, 2, 3, 5], [0, 1, 3, 4]]
 HELDOUT_FRAMES = [[0, 3], [1, 4], [2, 5]]
 
 
 def ask(city, relation, heldout):
-    """A question: small talk, then a noun in a frame, a pair of training or a held-out one."""
+    """Small talk, then a noun in a frame: "i saw the old wall. name the river of fezos?" """
     noun_number = random.randrange(3)
     noun = NOUNS[relation][noun_number]
     frame_numbers = HELDOUT_FRAMES if heldout else TRAINING_FRAMES
     frame = FRAMES[random.choice(frame_numbers[noun_number])]
     question = frame.format(noun=noun, city=city)
     # The small talk gives points to texts with such a remark. A wrong text that also mentions the
-    # city can win by them. Without small talk, 0.99 would be found, not 0.90.
+    # city can win by them. Without small talk, the run would find 0.99 of the texts, not 0.90.
     return f"i saw the {random.choice(LOOKS)} {random.choice(THINGS)}. {question}?"
 
 
@@ -336,16 +352,17 @@ def make_batches(paragraphs):
     """Questions to train with: for each step one with its text, and one without.
 
     Both are dicts of "question", "text" ("" if there is none) and "answer". A question without a
-    text can only be answered from memory. Of these, 8 in 10 are about the first num_often cities,
-    and the rest about any city, also these. So each fact of the first 10 is asked for 24.5
-    times on average. A fact of the other 90 is asked for 0.61 times, and about half of them never.
+    text can only be answered from memory. Of these, the share often_share is about the first
+    num_often cities, and the rest about any city. So each of the four facts about a city is asked
+    for 1200 * (0.8 / 10 + 0.2 / 100) / 4 = 24.6 times on average if the city is among the first 10,
+    and else 1200 * 0.2 / 100 / 4 = 0.6 times. About half of the latter are never asked for.
     """
     batches = []
     for _ in range(num_steps):
         batch = []
         for has_text in (True, False):
             choices = paragraphs
-            if not has_text and random.random() < 0.8:
+            if not has_text and random.random() < often_share:
                 choices = paragraphs[:num_often]
             paragraph = random.choice(choices)
             relation = random.choice(list(NOUNS))
@@ -372,14 +389,14 @@ def make_batches(paragraphs):
 def make_vocab(batches):
     """Which words have a learned vector: {"question": {word: row}, "cue": {word: row}}.
 
-    The vector is this row of the reader's matrix "question" or "cue". Row 0 belongs to no word.
+    The vector is this row of the reader's matrix "question" or "cue". Row 0 of both is special.
 
     "question" has all words of the training questions. Names of cities are among them, because
-    without a text the answer depends on the city. Row 0 is a bias: embed_question() adds it to
-    every question.
+    without a text the answer depends on the city. Its row 0 is a bias: embed_question() adds it to
+    every question. Other words have no vector here.
 
     "cue" has the words that stand in at least a tenth of the training texts. All other words, and
-    so nearly all names, share row 0.
+    so nearly all names, share its row 0.
     """
     question_words = set()
     texts = set()
@@ -435,14 +452,16 @@ def embed_question(model, vocab, question):
         if word in vocab["question"]:
             vectors.append(model["question"][vocab["question"][word]])
     ones = [1.0] * len(vectors)
-    # A column has one number of each vector. Its dot product with ones is the sum, as one node.
-    return [dot(column, ones) for column in zip(*vectors)]
+    asked = []
+    for i in range(n_embd):
+        asked.append(dot([vector[i] for vector in vectors], ones))  # their sum, as one node
+    return asked
 
 
 def words_of(text):
     """The words of a text, with "" before them: "it is" -> ["", "it", "is"].
 
-    look() needs a word to attend to. Without a text, this is "". It has no letters to be seen.
+    Attention always sums to 1. Without a text, all of it goes to "", which has no letters.
     """
     return ["", *terms(text)]
 
@@ -450,27 +469,27 @@ def words_of(text):
 def look(model, vocab, asked, words):
     """How much attention each word gets: shares that sum to 1.
 
-    `asked` [n_embd] is the vector of the question.
+    `asked` [n_embd] is the vector of the question, from embed_question().
 
-        score of a word = dot product of `asked` and the cue of the word before it
-        attention = softmax(scores)
+        fit of a word = dot product of `asked` and the cue of the word before it
+        attention = softmax(fits)
 
-    The word itself does not count. So a name that was never seen is found as well as any other.
-    "" and the words after "" or a rare word use row 0 of cue, so they get the same score. Suppose
-    that a country is asked for, and that the scores are these:
+    The letters of the word itself do not matter. So a name that was never seen is found as well as
+    any other. If the word before is rare or "", its cue is row 0. Suppose that a country is asked
+    for, and that the fits are these:
 
-        word      word before    cue of      score    attention
-        ""                       row 0       0        0.001
+        word      word before    cue         fit      attention
+        ""        none           row 0       0        0.001
         bimi      ""             row 0       0        0.001
         lies      bimi           row 0       0        0.001
         in        lies           "lies"      -1       0.000
         vaben     in             "in"        7        0.997
     """
-    scores = [dot(asked, model["cue"][0])]  # of "", which no word stands before
-    for word_before in words[:-1]:
+    fits = []
+    for word_before in ["", *words[:-1]]:  # no word is before the first, which counts as ""
         row = vocab["cue"].get(word_before, 0)
-        scores.append(dot(asked, model["cue"][row]))
-    return softmax(scores)
+        fits.append(dot(asked, model["cue"][row]))
+    return softmax(fits)
 
 
 def letters_at(attention, words, place):
@@ -486,7 +505,7 @@ def letters_at(attention, words, place):
     At place 0, the reader sees v with 0.9 and m with 0.1. At place 4, it sees n with 0.9 and the
     end mark with 0.1. Characters that are not in CHARS, such as h, are not seen.
     """
-    seen_at_place = []  # the character that each word has at this place, or "" if it has none
+    seen_at_place = []  # of each word the character at this place, or "" if the word is shorter
     for word in words:
         spelled = word + end_mark if word else ""
         seen_at_place.append(spelled[place] if place < len(spelled) else "")
@@ -500,9 +519,9 @@ def letters_at(attention, words, place):
 def mlp(model, asked, letters, last, place):
     """A number (logit) for each character that could be written next: [len(CHARS)].
 
-    `last` is the character written last, at first the end mark. Its vector and that of the place
-    are added, as a GPT adds those of token and position. The network is a multi-layer perceptron
-    with one hidden layer. With @ for the product of a matrix and a vector:
+    `last` is the character written last. At first it is the end mark. Its vector and that of the
+    place are added to one vector for what is written. The network is a multi-layer perceptron with
+    one hidden layer. With @ for the product of a matrix and a vector:
 
         logits = output @ relu(hidden @ inputs)
 
@@ -544,9 +563,10 @@ def answer_loss(model, vocab, question, text, answer):
     p = softmax(logits). The loss is 0 if every p is 1, and log(19) = 2.94 for a blind guess among
     the 19 characters. Nothing in it says where to look. But the gradient goes from the loss back
     through mlp() to the letters seen, from there to the attention, and so to the cues. At first,
-    attention is spread over all words. The right word gets a share, so the right letter is seen
-    a little more than by chance. So mlp() tends to learn to write what is seen. Then more attention
-    for the right word makes the loss smaller.
+    each of about 40 words gets about 1/40 of the attention, also the right one. So its letters are
+    seen a little, and mlp() gains a little by writing what is seen. As soon as it does so, more
+    attention to the right word makes the loss smaller. Then mlp() gains more. In the run, this
+    attention is 0.020, 0.175, 0.365, 0.649 and 0.940 after the steps 1, 120, 240, 360 and 480.
 
     Raises ValueError if the answer has a character that is not in CHARS, and IndexError if it has
     more than max_answer - 1 characters.
@@ -585,14 +605,29 @@ def train_reader(model, vocab, batches):
 #
 # Parametric knowledge is in the parameters of the reader. To change it takes training.
 # Non-parametric knowledge is in the index. To extend it, add a text. The reader is not trained
-# to say that a text does not contain the answer. So it matters what it does with a wrong text.
+# to say that a text does not contain the answer. So it matters what it does with a wrong text. In a
+# trial with 3600 steps, memory of the often asked cities rose from 0.32 to 0.975 right answers, and
+# the share of wrong texts about them that were copied fell from 0.91 to 0.71.
 
 
-def mean_losses(model, vocab, batches):
-    """The mean losses of a reader of floats: with a text (batch[0]), and without (batch[1])."""
-    with_text = mean([answer_loss(model, vocab, **batch[0]) for batch in batches])
-    without = mean([answer_loss(model, vocab, **batch[1]) for batch in batches])
-    return with_text, without
+def measure(model, vocab, batches):
+    """Means over batches: the attention to the right word, the loss with a text, that without."""
+    attentions, losses, blind_losses = [], [], []
+    for told, blind in batches:
+        words = words_of(told["text"])
+        asked = embed_question(model, vocab, told["question"])
+        attentions.append(look(model, vocab, asked, words)[words.index(told["answer"])])
+        losses.append(answer_loss(model, vocab, **told))
+        blind_losses.append(answer_loss(model, vocab, **blind))
+    return mean(attentions), mean(losses), mean(blind_losses)
+
+
+def train_and_measure(model, vocab, batches, measured):
+    """train_reader(). After step 1 and each tenth of all steps, measured[step] = measure()."""
+    for step, loss in enumerate(train_reader(model, vocab, batches), 1):
+        if step == 1 or step % max(1, len(batches) // 10) == 0:
+            measured[step] = measure(as_floats(model), vocab, batches[-50:])
+        yield loss
 
 
 def right_answer(paragraphs, task):
@@ -609,14 +644,14 @@ def evaluate(model, vocab, index, paragraphs, tasks):
         with_retrieval          the answer is right, with the text that was found
         without_retrieval       the answer is right, without a text
         right_document          the answer is right, with the right text, whether found or not
-        wrong_document          the answer is right, with the text about the next city in the list
-        wrong_document_copied   with this text, the answer is what it says of the next city
+        wrong_document          the answer is right, with a wrong text: that about the next city
+        wrong_document_copied   with this wrong text, the answer is the fact of the next city
         invented_with           with the text that was found, the answer is no name of any text
         invented_without        without a text, the answer is no name of any text
 
-    If right_document is near 1, the errors of with_retrieval are those of the search. A copied name
-    is a real one, even if the answer is wrong, so invented_with is near 0. The wrong text may be
-    about a city in the same country. Then the answer can be right all the same.
+    If right_document is near 1, the errors of with_retrieval are those of the search. But a wrong
+    text may be about a city in the same country, and then the answer can be right all the same. A
+    copied name is a real one, even if the answer is wrong, so invented_with is near 0.
     """
     names = set()
     for paragraph in paragraphs:
@@ -657,26 +692,25 @@ def main():
     for task in tasks[:1] + missed[:1]:
         show_search(index, paragraphs, task)
 
-    # The reader. The answers to the tasks are names in its training texts; the wording is new.
+    # The reader. The tasks ask for names in its training texts, in new pairs of noun and frame.
     batches = make_batches(paragraphs)
     vocab = make_vocab(batches)
     model = as_values(init_reader(vocab))
     num_params = sum(len(matrix) * len(matrix[0]) for matrix in model.values())
     print(f"Training a reader of {num_params} parameters, two questions per step:")
-    losses = show_training(train_reader(model, vocab, batches), num_steps)
+    measured = {}
+    show_training(train_and_measure(model, vocab, batches, measured), num_steps)
     model = as_floats(model)
-    print(f"\nLoss along training, in nats (a blind guess costs {math.log(len(CHARS)):.2f}):")
-    draw_curve(losses)
-    with_text, without = mean_losses(model, vocab, batches[-100:])
-    print(f"Training loss, last 100 steps: {with_text:.3f} with a text, {without:.3f} without.")
+    show_learning(measured)
     show_reading(model, vocab, index, paragraphs, tasks[0])
 
-    # How often is the answer right? The often asked cities are the first, here asked five times.
+    # How often is the answer right? tasks has each fact of each city once. Often asked cities come
+    # first. For these, new questions are made, five about each fact.
     rates = evaluate(model, vocab, index, paragraphs, tasks)
     often_tasks = make_tasks(paragraphs, list(range(num_often)) * 5)
     often = evaluate(model, vocab, index, paragraphs, often_tasks)
     others = evaluate(model, vocab, index, paragraphs, tasks[num_often * len(NOUNS) :])
-    show_answers(model, vocab, index, paragraphs, tasks[1:4] + missed[:7])
+    show_answers(model, vocab, index, paragraphs, tasks[1:3] + missed[:3])
 
     # Add documents, and ask about them. No text and no question of training had their names.
     paragraphs += make_paragraphs(num_added, taken)
@@ -736,6 +770,15 @@ def show_search(index, paragraphs, task):
     print(f"The best text: {best_text(index, question)}\n")
 
 
+def show_learning(measured):
+    """Print what train_and_measure() found along training."""
+    guess = math.log(len(CHARS))
+    print(f"\nOn the questions of the last 50 steps (a blind guess costs {guess:.2f} nats):")
+    print(" step   attention to the right word   loss with the text   loss without")
+    for step, (attention, loss, blind_loss) in measured.items():
+        print(f"{step:5}{attention:30.3f}{loss:21.3f}{blind_loss:15.3f}")
+
+
 def show_reading(model, vocab, index, paragraphs, task):
     """Print how the reader answers the question of show_search(), character by character."""
     question = task["question"]
@@ -763,8 +806,7 @@ def show_reading(model, vocab, index, paragraphs, task):
 
 def show_answers(model, vocab, index, paragraphs, tasks):
     """Print the given questions, the city of the document found, and what the reader answers."""
-    num_texts = len(index["texts"])
-    print(f"\nSome questions (no fair sample) to {num_texts} documents. * marks a wrong text:")
+    print(f"\nSelected questions to {len(index['texts'])} documents. * marks a wrong text:")
     print("text of   answer   without a text   right    question")
     for task in tasks:
         question = task["question"]
@@ -782,12 +824,12 @@ def show_groups(often, others, new):
     print("\nCities:                 often asked   others    added")
     for name in ("without_retrieval", "right_document", "wrong_document_copied", "invented_with"):
         print(f"{name:<23}{often[name]:12.4f}{others[name]:9.4f}{new[name]:9.4f}")
-    print("Four questions about each city, 20 about each that was often asked. The results below")
-    print(f"without often_ or new_ are about the first {num_documents} cities.")
+    print("Four questions about each city, 20 about each that was often asked. In the results,")
+    print("often_ means these cities, and new_ the added ones. The rest is about the first 100.")
     print("What memory knows of the often asked cities depends on the length of training.")
     print("Of an added city it can know nothing. A copied name is real, even if it is wrong.")
     print("In all texts, one of eight fixed words stands before an answer of one word.")
-    print("Bounds from the run: without_retrieval + 0.1 (two), and invented_without - 0.5.")
+    print("Two of the bounds are without_retrieval + 0.1, and one is invented_without - 0.5.")
 
 
 # === REPEATED from microgpt.py, word for word ===
@@ -1057,21 +1099,6 @@ def show_training(losses, num_steps):
         seen.append(loss)
         show_progress(len(seen), num_steps, loss, started)
     return seen
-
-
-def draw_curve(values, width=64, height=8):
-    """Print a curve. Each column stands for the mean of some neighboring values."""
-    width = min(width, len(values))
-    columns = []
-    for i in range(width):
-        first = i * len(values) // width
-        last = (i + 1) * len(values) // width
-        columns.append(mean(values[first:last]))
-    low = min(columns)
-    span = max(columns) - low or 1.0  # 1.0 if the curve is flat
-    for level in range(height, -1, -1):
-        marks = ["*" if round((c - low) / span * height) == level else " " for c in columns]
-        print(f"{low + span * level / height:6.2f} |{''.join(marks)}".rstrip())
 
 
 def print_results(rows):

@@ -348,6 +348,34 @@ def test_each_batch_has_a_question_with_its_text_and_one_without(script, data):
     assert sum(told_often) / len(data.batches) == pytest.approx(0.1, abs=0.05)
 
 
+def test_the_figures_in_the_comments_about_searches(script, monkeypatch):
+    """How many searches are right in the run, and with one part of BM25 taken away."""
+    random.seed(42)
+    paragraphs = script.make_paragraphs(script.num_documents, set(script.WORDS_LIKE_NAMES))
+    index = script.build_index([p["text"] for p in paragraphs])
+    tasks = script.make_tasks(paragraphs, range(len(paragraphs)))
+
+    def share_found(small_talk=True):
+        hits = 0
+        for task in tasks:
+            question = task["question"] if small_talk else task["question"].split(". ")[1]
+            hits += script.search(index, question, 1) == [task["document"]]
+        return round(hits / len(tasks), 2)
+
+    assert (share_found(), share_found(small_talk=False)) == (0.90, 0.99)
+    for name, value, expected in [
+        ("bm25_k1", 1e12, 0.99),
+        ("bm25_b", 0.0, 0.88),
+        ("bm25_k1", 0.0, 0.43),
+        ("idf", lambda index, term: 1.0, 0.24),
+    ]:
+        with monkeypatch.context() as patch:
+            patch.setattr(script, name, value)
+            assert share_found() == expected
+    own = [script.terms(p["text"]).count(p["city"]) for p in paragraphs]
+    assert sum(own) / len(own) == pytest.approx(4, abs=0.1)
+
+
 # --- the reader ---
 
 QUESTION, TEXT, ANSWER = (
@@ -614,15 +642,47 @@ def test_evaluate_counts_what_it_says(script, monkeypatch):
     assert (rates["invented_with"], rates["invented_without"]) == (1.0, 1.0)
 
 
-def test_mean_losses_are_apart_for_questions_with_and_without_a_text(script):
-    weights, vocab = small_weights(script), vocab_of(script)
-    batches = []
-    for answer in ("tumor", "sol"):
-        told = {"question": QUESTION, "text": TEXT, "answer": answer}
-        batches.append([told, {**told, "text": ""}])
-    for mean, text in zip(script.mean_losses(weights, vocab, batches), (TEXT, "")):
-        losses = [loss_of(script, weights, QUESTION, text, answer) for answer in ("tumor", "sol")]
+def batches_of(*answers):
+    """One batch per answer. The text is about tumor and sol, so both can be the right word."""
+    text = "it is beside tumor on sol"
+    told = [{"question": QUESTION, "text": text, "answer": answer} for answer in answers]
+    return [[example, {**example, "text": ""}] for example in told]
+
+
+def test_measure_keeps_questions_with_and_without_a_text_apart(script):
+    weights, vocab, batches = small_weights(script), vocab_of(script), batches_of("tumor", "sol")
+    found = script.measure(weights, vocab, batches)
+    words = ["", *"it is beside tumor on sol".split()]
+    asked = reference_question(script, weights, script.terms(QUESTION))
+    attention = reference_attention(script, weights, asked, words)
+    assert found[0] == pytest.approx((attention[4] + attention[6]) / 2)
+    for mean, (place, text) in zip(found[1:], enumerate((batches[0][0]["text"], ""))):
+        losses = [loss_of(script, weights, **batch[place]) for batch in batches]
+        assert [batch[place]["text"] for batch in batches] == [text, text]
         assert mean == pytest.approx(math.fsum(losses) / 2)
+
+
+def test_training_is_measured_along_the_way_and_not_changed(script, monkeypatch):
+    """25 steps: after the first, and after each tenth, which is 2 steps."""
+    monkeypatch.setattr(script, "measure", lambda model, vocab, batches: flat(model))
+    vocab, batches = vocab_of(script), batches_of(*["tumor", "sol"] * 13)[:25]
+    models = [lift(script, small_weights(script)) for _ in range(2)]
+    measured, seen, losses = {}, [], []
+    for loss in script.train_and_measure(models[0], vocab, batches, measured):
+        losses.append(loss)
+        seen.append(flat(lower(models[0])))
+    assert losses == list(script.train_reader(models[1], vocab, batches))
+    assert lower(models[0]) == lower(models[1])
+    assert list(measured) == [1, *range(2, 25, 2)]
+    assert all(found == seen[step - 1] for step, found in measured.items())
+
+
+def test_the_last_50_batches_are_measured(script, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(script, "measure", lambda model, vocab, batches: sizes.append(batches))
+    monkeypatch.setattr(script, "train_reader", lambda model, vocab, batches: iter(batches))
+    assert list(script.train_and_measure({}, {}, list(range(60)), {})) == list(range(60))
+    assert sizes == [list(range(10, 60))] * 11
 
 
 @pytest.mark.slow
@@ -705,6 +765,7 @@ def test_drawings(script, capsys):
     script.show_answers(weights, vocab, index, paragraphs, [task])
     rates = script.evaluate(weights, vocab, index, paragraphs, [task])
     script.show_groups(rates, rates, rates)
+    script.show_learning({1: (0.025, 2.9, 2.9)})
     # sodal's text mentions vela and shares small talk, so it is found for a question about vela
     wrong = script.build_index(["vela lies here", "vela by a green green mill sodal", "x"])
     script.show_search(wrong, [*paragraphs, paragraphs[0]], {**task, "question": "green vela"})
