@@ -146,7 +146,7 @@ def test_loss_and_gradient_against_finite_differences(script, monkeypatch, facto
 
 
 def test_at_ratio_1_the_gradient_is_the_policy_gradient_and_the_kls(script, monkeypatch):
-    """With an advantage of 0, as in a silent group, it is that of the KL alone."""
+    """With an advantage of 0, as in a group with equal rewards, it is that of the KL alone."""
     model, reference = small_models(script, monkeypatch)
     where = places_of_each(model, 8)
     found = {}
@@ -158,7 +158,7 @@ def test_at_ratio_1_the_gradient_is_the_policy_gradient_and_the_kls(script, monk
     assert not any(found[0.0, 0.0])
     assert max(map(abs, found[0.0, 0.1])) > 1e-3
     expected = slopes(lambda m: -0.6 * math.log(probability(script, m, TOKENS)), model, where)
-    difference = [taught - silent for taught, silent in zip(found[0.6, 0.1], found[0.0, 0.1])]
+    difference = [both - price for both, price in zip(found[0.6, 0.1], found[0.0, 0.1])]
     assert difference == pytest.approx(expected, rel=1e-5, abs=1e-8)
 
 
@@ -319,7 +319,7 @@ def test_summarize(script):
     ]
     assert script.summarize(records) == {
         "reward": pytest.approx(7 / 16),
-        "silent": 0.5,
+        "equal": 0.5,
         "cut": 3 / 23,
         "kl": pytest.approx(7 / 16 * (0.5 - math.log(0.5) - 1)),
     }
@@ -391,7 +391,7 @@ def test_drawings(script, monkeypatch, capsys):
     script.show_group(group, [0.5] * len(group), AB)
     script.show_header("siblings")
     script.explain_columns()
-    figures = {"silent": 0.25, "cut": 0.1, "kl": 0.5, "reward": 0.5}
+    figures = {"equal": 0.25, "cut": 0.1, "kl": 0.5, "reward": 0.5}
     script.show_steps(8, figures, 0.0)
     judged = {"preferred_rate": 0.5, "unique_share": 0.25, "mean_length": 5.0, "kl": 0.5}
     script.show_models({"base": ["milena"] * 20}, {"base": judged})
