@@ -579,10 +579,9 @@ def test_drawings(script, capsys):
 def test_every_way_to_make_points_and_paths_has_its_row(script, monkeypatch):
     monkeypatch.setattr(script, "num_samples", 3)
     monkeypatch.setattr(script, "num_paths", 2)
-    monkeypatch.setattr(script, "num_train", 6)
     points = script.make_data(6, 0.05)
     models = {"one": some_weights(), "two": some_weights()}
     made = script.make_points(models, points)
-    assert [len(rows) for rows in made.values()] == [3, 3, 3, 1, 3, 3]
-    assert list(made)[:4] == ["one", "two", "a Gaussian", "one training point, repeated"]
+    assert [len(rows) for rows in made.values()] == [3, 3, 3, 3, 3]
+    assert list(made)[:3] == ["one", "two", "a Gaussian"]
     assert list(script.compare_paths(models, points)) == ["one", "two", "straight lines"]
