@@ -159,7 +159,7 @@ CRITERIA = {
         "tokens_per_target_call": "> 1.5",
         "draft_distance": "> 0.05",
         "speculative_distance": "< 0.03",
-        "text_distance": "< 0.03",
+        "text_distance": "< 0.015",
         "runtime_seconds": "< 420",
     },
     "microflash": {

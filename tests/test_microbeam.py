@@ -601,7 +601,7 @@ def test_drawings(script, capsys):
     calls = [script.Call([a, r, z], 2, [a, r, i]), script.Call([a, 26], 2, [a, 26])]
     script.show_calls([([], calls)], [script.encode("m", CHARS)[:-1]], CHARS)
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert rows[-2:] == [["m", "arz", "ar", "i"], ["mari", "a.", "a."]]
+    assert rows[-2:] == [["m", "arz", "ar", "i"], ["mari", "a.", "a.", "-"]]
     model, prompts = toy(1, 27), [[26, 1, 2]]
     texts = script.write_all(model, prompts)
     log_probs = {title: script.log_probs_of(model, texts[title]) for title in texts}
