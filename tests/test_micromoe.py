@@ -186,6 +186,8 @@ def test_losses_equal_the_reference(script):
     assert found["all"] == pytest.approx(reference(weights, examples, 4)[0])
     assert worst != pytest.approx(loss)
     assert found["information"] == script.mutual_information(expected)
+    entropy = -math.fsum(share * math.log2(share) for share in shares if share)
+    assert found["most"] == pytest.approx(entropy - 1)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.8])
@@ -351,6 +353,8 @@ def test_mutual_information_in_closed_form(script):
     assert script.mutual_information(same) == pytest.approx(2.0)
     independent = list(itertools.product(range(4), range(5)))
     assert script.mutual_information(independent) == pytest.approx(0.0, abs=1e-12)
+    pairs = [(2 * t + i, t) for t in (0, 1) for i in (0, 1)]  # a token decides its two experts
+    assert script.mutual_information(pairs) == pytest.approx(1.0)
     noisy = [(0, 0), (1, 1)] * 3 + [(0, 1), (1, 0)]  # a bit that is flipped one time in four
     entropy = -0.25 * math.log2(0.25) - 0.75 * math.log2(0.75)
     assert script.mutual_information(noisy) == pytest.approx(1 - entropy)
