@@ -165,6 +165,7 @@ CRITERIA = {
     "microflash": {
         "max_abs_error": "< 1e-6",
         "max_weight_error": "< 1e-6",
+        "error_without_factor": "> 0.01",
         "fast_peak": "<= 1024",
         "standard_memory_growth": "== 4",
         "flash_memory_growth": "== 2",

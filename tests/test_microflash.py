@@ -104,13 +104,13 @@ def test_what_the_factor_and_the_maximum_are_for(script, largest):
     random.seed(1)
     inputs = script.make_inputs(37, largest)
     assert script.error_with(script.add_block, inputs, 5) < 1e-12
-    assert script.error_with(script.without_scale, inputs, 5) > 0.05
-    assert script.error_with(script.without_scale, inputs, 37) < 1e-12  # one block: nothing to mend
+    assert script.error_with(script.without_factor, inputs, 5) > 0.05
+    assert script.error_with(script.without_factor, inputs, 37) < 1e-12  # one block
     without = script.error_with(script.without_maximum, inputs, 5)
     assert without == INF if largest == 1000.0 else without < 1e-12
 
 
-def test_the_example_of_the_docstring(script):
+def test_the_example_of_the_docstring(script, monkeypatch):
     """Scores ln 1, ln 2, ln 4, ln 1, ln 2, ln 2, with the fractions worked out by hand."""
     logs = [math.log(x) for x in (1, 2, 4, 1, 2, 2)]
     values = [[4.0], [10.0], [2.0], [8.0], [7.0], [9.0]]
@@ -119,7 +119,9 @@ def test_the_example_of_the_docstring(script):
     for start, (m, total, out) in zip((0, 2, 4), by_hand):
         row = script.add_block(row, logs[start : start + 2], values[start : start + 2])
         assert (row.m, row.l, row.o[0]) == pytest.approx((m, total, out))
-    assert script.attend_in_blocks(logs, values, 2) == pytest.approx([6])
+    monkeypatch.setattr(script, "d", 1)
+    keys = [[-score / 2] for score in logs]
+    assert script.attend_in_blocks([-2.0], keys, values, 2) == pytest.approx([6])
     hidden = script.add_block(row, [-INF, -INF], [[7.0], [8.0]])
     assert hidden == row  # a block without a key to see
 
@@ -148,7 +150,7 @@ def test_both_equal_the_definition(small, causal, std):
                 run = small.simulate(attention, inputs, INF, block, causal)
                 assert output(run) == pytest.approx(flat(expected), abs=1e-12)
                 assert run.fast.used == 0
-                for name in [*"QKVOSmlo", "logsumexp"]:
+                for name in [*"QKVOSml", "logsumexp"]:
                     with pytest.raises(KeyError):
                         run.fast.matrix(name)
             assert output(run, "logsumexp") == pytest.approx(logs, rel=1e-12, abs=1e-12)
@@ -319,6 +321,8 @@ def test_standard_attention_needs_a_row_at_once_and_flash_does_not(small):
         run = small.simulate(small.flash_attention, inputs, size, block)
         assert run.fast.peak == small.room_needed(*block) <= size
         assert output(run) == pytest.approx(flat(reference(inputs)[0]), abs=1e-12)
+    with pytest.raises(ValueError, match="take 11 numbers, not 10"):
+        small.flash_blocks(10)
 
 
 def test_flash_reads_the_inputs_through_load_alone(small, monkeypatch):
@@ -363,8 +367,12 @@ def test_traffic_memory_and_arithmetic_equal_their_closed_forms(script, n, b_r, 
     assert script.output_error(runs) < 1e-12
 
 
-def test_what_the_docstring_of_flash_blocks_says(script):
-    """N = 256: blocks that save traffic and cost multiplications; how many whole rows fit."""
+def test_what_the_docstrings_of_flash_attention_and_its_blocks_say(script):
+    """N = 256: what is saved; blocks with less traffic and more multiplications; whole rows."""
+    standard, _ = closed_forms(256, 8, *script.standard_blocks(1024))
+    _, one_query = closed_forms(256, 8, 1, 8)
+    assert (standard[0] + standard[1], 4 * 256**2) == (278_528, 262_144)
+    assert one_query[0] + one_query[1] == 1_048_576 + 2 * 256 * 8 + 256
 
     def compared(block, size):
         """Traffic and multiplications of a block that fits, as a share of those of the rule."""
@@ -378,7 +386,7 @@ def test_what_the_docstring_of_flash_blocks_says(script):
     assert compared((53, 1), 1024) == pytest.approx((0.67, 1.43), abs=0.005)
     assert compared((9, 3), 256) == pytest.approx((0.68, 1.08), abs=0.005)
     rows = (1024 - 8) // (256 + 2 * 8)  # beside one key or value
-    assert (rows, math.ceil(256 / rows), math.ceil(256 / 34)) == (3, 86, 8)
+    assert rows == 3
 
 
 @pytest.mark.parametrize("n, b_r, b_c", [(12, 4, 4), (13, 4, 3), (20, 6, 7), (9, 2, 20)])
@@ -471,6 +479,6 @@ def test_check_covers_all_blocks_and_finds_an_error(script, monkeypatch):
     monkeypatch.setattr(script, "simulate", spoiled)
     errors = script.check(10.0)
     assert errors[:3] == pytest.approx((0.1, 0.2, 0.3))
-    assert max(errors.rows, errors.no_maximum) < 1e-12 < 0.05 < errors.no_scale
+    assert max(errors.rows, errors.no_maximum) < 1e-12 < 0.05 < errors.no_factor
     assert len(set(seen)) == len(seen) == 2 * 2 * 2
     assert all(n % b_r and n % b_c for n, _, (b_r, b_c), _ in seen)
