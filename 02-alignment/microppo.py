@@ -46,10 +46,10 @@ The steps 4 to 6 are done twice with the same names. The first time, every ratio
 PPO is from Schulman et al. (2017). A reward model and a KL penalty are used with it after Ziegler
 et al. (2019), as in InstructGPT (Ouyang et al. 2022). Equation numbers are those of PPO and
 InstructGPT. InstructGPT also trains on answers that people wrote, before all this, and mixes its
-old training into PPO. Both are left out. In production, all four models are large language models.
-Here a rule plays the people who choose. The GPT is that of microgpt, after Andrej Karpathy (2026),
-with half its width and context. DPO (microdpo) trains on the pairs themselves. PPO needs more
-models, but learns from the policy's own names, and reward_of may be any function of a name.
+old training into PPO. These and more are left out. In production, all four models are language
+models. Here a rule plays the people who choose. The GPT is that of microgpt, after Andrej Karpathy
+(2026), with half its width and context. DPO (microdpo) trains on the pairs themselves. PPO needs
+more models, but learns from the policy's own names, and reward_of may be any function of a name.
 """
 
 import collections
@@ -95,8 +95,8 @@ eps_adam = 1e-8  # keeps Adam's division finite
 # === BORROWED from microgpt.py: what you need to know of it ===
 # - Value(data, inputs, local_grads) is a number that remembers how it was computed. x.backward()
 #   adds d(x)/d(value) to the .grad of every Value that x was computed from.
-# - The model works on Values and on floats alike. Floats remember nothing and get no gradient, so a
-#   model made of floats is frozen. as_values() and as_floats() copy a model into the other kind.
+# - The model works on Values and on floats alike. Floats remember nothing and get no gradient
+#   from x.backward(). as_values() and as_floats() copy a model into the other kind.
 # - encode() puts the same boundary token in front of a name and behind it. Its number is
 #   len(chars), one more than that of the last letter. spell() turns tokens back into letters.
 # - init_model() makes a GPT {name: matrix}, and train() trains it on names.
@@ -125,13 +125,13 @@ def expected_reward(value_table, prefix):
 
     The table [block_size][vocab_size] has a number for each token at each position, and V is the
     sum of those in the prefix. The boundary is in every prefix, so its number serves as a constant.
-    All numbers are 0 at first. This is a fair guess, because freeze_reward() rescales the rewards
-    so that 0 is their average over the names in the pairs.
+    All numbers are 0 at first, the average reward of the names in the pairs (see freeze_reward()).
 
     Such a sum cannot say that a vowel is good after a consonant and bad after a vowel. So V is
     weak. The mean reward of the five rounds before would do about as well:
 
         mean square of the advantages (smaller is better)    rounds 1 to 50    rounds 51 to 100
+        with V = 0                                                1.03              0.69
         with the table                                            0.79              0.32
         with the mean of five rounds                              0.82              0.28
     """
@@ -163,7 +163,8 @@ def sample_episode(policy, reference, reward_of, value_table, prompt):
     reward = reward_of(tokens)
     # Step 3: advantage = reward - V(what stands before the token). PPO's eq. 10 is
     #     A_t = -V(s_t) + r_t + gamma * r_{t+1} + ... + gamma^(T-t) * V(s_T)
-    # Here the only reward is the last one, gamma is 1, and V after the end is 0.
+    # s_t is what stands before token t, and r_t is the reward for this token, 0 for all but the
+    # last. gamma, a discount of later rewards, is 1 here, and V after the end is 0.
     advantages = []
     for position in range(2, len(tokens)):  # the completion begins at position 2
         advantages.append(reward - expected_reward(value_table, tokens[:position]))
@@ -205,12 +206,13 @@ def sample_episode(policy, reference, reward_of, value_table, prompt):
 # reward. In the sum, it counts as before.
 #
 # So PPO takes away the reason to go further. If the advantage is positive and the ratio above 1.2,
-# or the advantage is negative and the ratio below 0.8, then the gradient of the token is 0.
+# or the advantage is negative and the ratio below 0.8, then what the token adds in this step has
+# gradient 0. The KL of step 5 still pushes.
 #
-# The clip does not hold a token where it is. All tokens share the parameters of the policy, so the
-# gradients of other tokens still move it, and so does Adam's memory. In this run, 47 tokens were
-# cut in the second update of their round. This update moved all 47 still further past the bound.
-# And of all tokens, three in ten had moved against their advantage by the end of their round.
+# The clip does not hold a token where it is. In this run, 47 tokens were cut in the second update
+# of their round. This update moved all 47 still further past the bound. All tokens share the
+# parameters, and the other tokens of the name push with the same sign of advantage. Adam's momentum
+# pushes on, too. Of all tokens, three in ten moved against their advantage in their round.
 #
 # At this size, in three runs, what the clip and the value function do could not be told from
 # chance. The 1000 names had in the end reward - 0.3 * KL =
@@ -220,10 +222,10 @@ def sample_episode(policy, reference, reward_of, value_table, prompt):
 #     without the clip                    0.38           0.28              0.37
 #     without the value function          0.28           0.29              0.31     (V = 0)
 #
-# V has little to improve, because 0 is a fair guess. The clip is made for many updates per batch,
-# and here are two. Schulman et al. (2017, table 1) taught seven simulated robots with 10 passes
-# over each batch. There the mean normalized score was 0.82 with the clip and -0.39 without it. One
-# robot, the half cheetah, made it negative.
+# Late in training, V more than halves the noise (see expected_reward()). But in three runs, the end
+# result did not differ clearly. The clip is made for many updates per batch, and here are two.
+# Schulman et al. (2017, table 1) taught seven simulated robots with 10 passes over each batch.
+# There the mean score was 0.82 with the clip and -0.39 without it (one robot made it negative).
 
 
 def clipped_objective(ratio, advantage):
@@ -276,23 +278,26 @@ def clipped_objective(ratio, advantage):
 #
 # - It cannot tell that a name is too short. It sees two letters at a time. And only 9 of the 790
 #   pairs to learn from have a rejected name that is wrong by its length alone. One of them is "ra".
-#   It gets 0.79, and the preferred names of held-out pairs get 0.81 on average.
+#   It gets 0.79, and the preferred names of held-out pairs get 0.81 on average. Shorter names that
+#   alternate get 0.91, if the base model writes them.
 # - About what is in no pair, it has learned nothing. No name in the pairs has two u in a row, and
 #   "ruuuuuu" gets 5.53.
 #
 # Second, nothing else asks for different names. For each first letter there is a name with the
 # largest reward, and without a price the best policy would write this name every time. PPO does not
-# find this policy here. It collapses onto few names, most of them of two letters, such as "ka" and
-# "ja". Their mean reward of 0.84 is about that of preferred names, so the reward model cannot tell
-# that they are bad. (If the policy found "ruuuuuu", the reward would rise far above that of any
-# good name. This is called over-optimization, Gao et al. 2023. This run shows hardly any.)
+# find this policy here. It collapses onto few names, such as "ka" and "ja". Most samples (739 of
+# 1000) have two letters. The mean reward rises from -0.43 to 0.84, above the 0.75 with the price.
+# But of 1000 names, 6 are preferred, and 261 were before. This is called over-optimization (Gao et
+# al. 2023). The reward is not huge, because the policy does not find "ruuuuuu".
 #
-# With a price, the policy is to raise the mean over its names of
+# The sum of ratio * A stands in for the mean reward: at ratio 1, both have the same gradient on
+# average. With a price, the policy is to raise the mean over its names of
 #
 #     reward(name) - price * log(policy(name) / ref(name))
 #
-# Let target(name) = ref(name) * exp(reward(name) / price) / Z, where Z is the number that makes the
-# sum over all names 1. Then reward(name) = price * log(Z * target(name) / ref(name)). Put in above:
+# For each first letter, let target(name) = ref(name) * exp(reward(name) / price) / Z, where Z makes
+# the sum over all names with this first letter 1. Then reward(name) = price * log(Z * target(name)
+# / ref(name)). Put in above:
 #
 #     = price * log(Z * target(name) / ref(name)) - price * log(policy(name) / ref(name))
 #     = price * log(Z) - price * log(policy(name) / target(name))
