@@ -25,7 +25,7 @@ of steps, after which almost only noise is left.
     2. make_betas: decide how much noise each of T steps adds. Step t, for t from 1 to T, multiplies
        the point by sqrt(1 - beta_t) and adds noise of the variance beta_t. The result is x_t.
        make_alpha_bars: alpha_bar_t is the product of 1 - beta_1 to 1 - beta_t. It is the share of
-       the variance of x_t that still comes from the data: 1 for x_0, and nearly 0 for x_T.
+       the variance of x_t (over all points) that comes from the data: 1 for x_0, nearly 0 for x_T.
     3. add_noise: compute x_t from x_0 in one jump, without the steps between:
        x_t = sqrt(alpha_bar_t) * x_0 + sqrt(1 - alpha_bar_t) * eps. Here eps is standard noise. It
        stands for the noise of all t steps together.
@@ -33,9 +33,9 @@ of steps, after which almost only noise is left.
     5. train: draw a point and noise, and add the noise to the point. Change the network so that the
        squared difference between its guess and the noise falls. Do this for every t, many times.
     6. sample_path: draw pure noise and call it x_T. For t = T, T - 1, ..., 1, ask the network for a
-       guess. reverse_step takes a part of the guess away, and rescales the point. This gives the
-       average of all x_{t-1} that can become x_t. They scatter around it, so it adds fresh noise
-       (see SAMPLING). The last step adds none. Its result, x_0, is the new point.
+       guess. reverse_step takes a part of the guess away, and rescales the point. This estimates
+       the average of all x_{t-1} that can become x_t. They scatter around it, so fresh noise is
+       added (see SAMPLING). The last step adds none. Its result, x_0, is the new point.
 
 The algorithm is called DDPM, for denoising diffusion probabilistic models (Ho, Jain & Abbeel 2020).
 The equation numbers are theirs. The idea is that of Sohl-Dickstein et al. (2015), who showed it on
@@ -66,7 +66,8 @@ num_hidden_layers = 3
 num_steps = 1500  # training steps, which are another thing: each changes the network once
 learning_rate = 0.03  # how far a training step moves a parameter at first; it falls linearly to 0
 num_samples = 1000  # points to make, to judge the network by
-near_distance = 0.21  # closer to the curve counts as near; 2.6 times the jitter, so 99 % of data is
+# Only the jitter across the curve counts: one Gaussian number, in 99 % of cases below 2.6 * jitter.
+near_distance = 0.21  # 2.6 times the jitter; what is closer to the curve counts as near
 example_noise = [1.0, -0.5]  # for the training point that is shown in the output
 example_times = [1, 10, 30]  # at which it is shown
 example_time_back = 10  # from which one reverse step is shown
@@ -141,7 +142,7 @@ def make_points(count, curve):
 #           + sqrt(1 - beta_2) * sqrt(beta_1) * n_1       variance (1 - beta_2) * beta_1
 #           + sqrt(beta_2) * n_2                          variance beta_2
 #
-# The lower two lines are the noise in x_2. They are Gaussian and independent, so their sum is
+# The lower two lines are all noise in x_2. They are Gaussian and independent, so their sum is
 # Gaussian, too. Its variance is the sum of the two variances. Write beta_2 as 1 - (1 - beta_2):
 #
 #     (1 - beta_2) * beta_1 + beta_2  =  1 - (1 - beta_2) + (1 - beta_2) * beta_1
@@ -151,15 +152,16 @@ def make_points(count, curve):
 #
 #     x_2 = sqrt(alpha_bar_2) * x_0 + sqrt(1 - alpha_bar_2) * eps
 #
-# Here eps is the noise in x_2, divided by the root of its variance. So eps is standard noise, but
-# it is neither n_1 nor n_2. Step 3 multiplies the variance of the noise in x_2 by 1 - beta_3, and
+# Here eps is all noise in x_2, divided by the root of its variance. So eps is standard noise, but
+# it is neither n_1 nor n_2. Step 3 multiplies the variance of all noise in x_2 by 1 - beta_3, and
 # adds beta_3:
 #
 #     (1 - beta_3) * (1 - alpha_bar_2) + beta_3  =  1 - beta_3 - (1 - beta_3) * alpha_bar_2 + beta_3
 #                                                =  1 - (1 - beta_3) * alpha_bar_2
 #
 # So alpha_bar_3 is (1 - beta_3) * alpha_bar_2, and each further step brings one more such factor.
-# For every t, with eps for the noise in x_t divided by the root of its variance:
+# The same holds for every t. The last term of the line for x_t is all noise in x_t. The noise eps
+# is this divided by the root of its variance:
 #
 #     alpha_bar_t = (1 - beta_1) * (1 - beta_2) * ... * (1 - beta_t)
 #     x_t = sqrt(alpha_bar_t) * x_0 + sqrt(1 - alpha_bar_t) * eps                            (eq. 4)
@@ -257,7 +259,7 @@ def init_network():
 
 
 def predict_noise(model, x_t, t):
-    """The network's guess [2] of the noise eps that is in x_t [2].
+    """The network's guess [2] of the noise eps from which x_t [2] was made (eq. 4).
 
     It is a multi-layer perceptron: products with matrices, with tanh between them. (Without the
     bend of tanh, several matrices in a row could do no more than a single one.) It needs t: for a
@@ -300,7 +302,7 @@ def predict_noise(model, x_t, t):
 
 
 def noise_loss(model, x_0, t, eps, alpha_bars):
-    """Mean squared difference between the guess and eps, for the noise eps [2] in a point x_0 [2].
+    """Mean squared difference between the guess and eps, for the noise eps [2] on a point x_0 [2].
 
     A network that always guesses 0 has a loss of 1 on average, because that is the variance of eps.
     (Eq. 14 adds the coordinates up, where this takes their mean.)
@@ -344,32 +346,34 @@ def train(model, points, alpha_bars):
 #     x_t     = sqrt(1 - beta_t) * x_{t-1} + sqrt(beta_t) * n_t                              (eq. 2)
 #     x_{t-1} = (x_t - sqrt(beta_t) * n_t) / sqrt(1 - beta_t)
 #
-# We do not know n_t. We know the noise in x_t, which is sqrt(1 - alpha_bar_t) * eps and has the
+# We do not know n_t. We know all noise in x_t, which is sqrt(1 - alpha_bar_t) * eps and has the
 # variance 1 - alpha_bar_t. Step t multiplied the noise that was there by sqrt(1 - beta_t) and added
 # sqrt(beta_t) * n_t. The added part has the variance beta_t, and is independent of the rest.
 #
 # If two independent Gaussian numbers have the mean 0, and only their sum is known, then the first
 # is expected to be (variance of the first) / (variance of the sum) * sum. (With the variances 3 and
-# 1 and the sum 8, we expect 3 / 4 * 8 = 6, which leaves 2 for the second.) So we expect
+# 1 and the sum 8, we expect 3 / 4 * 8 = 6, which leaves 2 for the second.) Here this is
 #
-#     beta_t / (1 - alpha_bar_t) * sqrt(1 - alpha_bar_t) * eps  for  sqrt(beta_t) * n_t
-#     which is  beta_t / sqrt(1 - alpha_bar_t) * eps            as   sqrt(a) / a = 1 / sqrt(a)
+#     expected sqrt(beta_t) * n_t  =  beta_t / (1 - alpha_bar_t) * sqrt(1 - alpha_bar_t) * eps
+#                                  =  beta_t / sqrt(1 - alpha_bar_t) * eps
 #
-# Put this into the line for x_{t-1}, with the guess for eps, and it becomes mu: the x_{t-1} that is
-# expected if x_t and eps are known.
+# because sqrt(a) / a = 1 / sqrt(a). Put this into the line for x_{t-1}, and write guess instead of
+# eps. That is mu. So far it is the average of the x_{t-1} that are possible for given x_t and eps.
 #
 # But the network does not know eps. Many points of the data could have led to x_t, each with an eps
 # of its own. The guess with the smallest squared error is their average. (If eps is as often 2 as
 # 6, the guess 4 has the squared errors 4 and 4, and the guess 3 has 1 and 9. A more probable eps
 # counts more.) Each eps has its mu. Since mu is x_t minus a multiple of eps, rescaled, the average
-# eps gives the average mu. That is the x_{t-1} that is expected if only x_t is known.
+# eps gives the average of all x_{t-1} for x_t alone. With the network's guess, mu estimates it.
 #
 # Why fresh noise? The x_{t-1} that lead to the same x_t are not equal. They scatter around their
-# average, mu. Samples that go from mu to mu crowd together (see walk_without_noise). How large
-# should the fresh noise be? The paper knows the right variance for two kinds of data. If the data
-# is standard noise, it is beta_t. If all data is a single point, it is the smaller number
-# beta_t * (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t). With 1000 small steps, Ho et al. had similar
-# results with both. With few large steps they differ more. Here it is beta_t, the simpler one.
+# average. Samples that go from mu to mu crowd together (see walk_without_noise). How large should
+# the fresh noise be? The paper knows the right variance for two kinds of data. If the data is
+# standard noise, it is beta_t. If all data is a single point, it is the smaller number
+# beta_t * (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t), the variance of x_{t-1} if x_t and x_0 are
+# known. A spiral is neither. In the step in the output the guess is exact, so x_0 is known. There
+# beta_t is too much: 0.386 instead of 1 - alpha_bar_9 = 0.372. With 1000 small steps, Ho et al. had
+# similar results with both. With few large steps they differ more. Here it is beta_t, the simpler.
 #
 # Why small steps? If beta_t is small, the x_{t-1} that lead to x_t have nearly a Gaussian
 # distribution, so that mu and Gaussian noise describe them. (Near T a larger beta_t does no harm,
@@ -380,7 +384,7 @@ def train(model, points, alpha_bars):
 
 
 def reverse_mean(x_t, guess, beta, alpha_bar):
-    """mu [2], the expected x_{t-1}, if `guess` [2] is the noise in x_t [2].
+    """mu [2], the expected x_{t-1}, if `guess` [2] is the noise eps of x_t [2].
 
         mu = (x_t - beta_t / sqrt(1 - alpha_bar_t) * guess) / sqrt(1 - beta_t)              (eq. 11)
 
@@ -398,7 +402,7 @@ def reverse_mean(x_t, guess, beta, alpha_bar):
 
 
 def reverse_step(x_t, guess, t, betas, alpha_bars):
-    """x_{t-1} [2] from x_t [2] and the noise guessed in it [2]: mu, and fresh noise if t > 1.
+    """x_{t-1} [2] from x_t [2] and the guess of its eps [2]: mu, and fresh noise if t > 1.
 
     The last step adds no noise, because no step follows that could take it away again.
     """
@@ -433,15 +437,17 @@ def sample_path(model, betas, alpha_bars):
 # the luck of the 2000 training points and of their own 1000 draws. The bound for samples is 0.2.
 # With best_guess in place of the network, the same steps bring 99 % of the samples near the curve,
 # so 30 steps are enough if the guess is good. On seed 42, the network's loss is higher by about 0.1
-# at t = 1 to 3, where points find their place on the curve, and by less than 0.02 from t = 7 on.
+# at t = 1 to 3, where points find their place on the curve, and by about 0.02 or less from t = 7
+# on. What these errors cost depends on the variance of the fresh noise, too (see SAMPLING).
 # The network has not memorized its points: its loss over all t is 0.30 on them and on fresh ones.
 
 
 def walk_without_noise(model, x_T, betas, alpha_bars):
     """From x_T [2] to x_0 [2] by mu alone. For a comparison that shows what fresh noise does.
 
-    Such points crowd together: on the seeds 42 to 44, a variance is 62 to 83 % too small. How many
-    of them are near the curve is luck: 84 % on seed 42, 36 % and 40 % on the seeds 43 and 44.
+    Such points crowd together, even with best_guess. With the network, a variance is 62 to 83 % too
+    small on the seeds 42 to 44. How many points are near the curve depends on the errors of the
+    network: 84 % on seed 42, 36 % and 40 % on the seeds 43 and 44.
     """
     x_t = x_T
     for t in range(num_timesteps, 0, -1):
@@ -451,7 +457,7 @@ def walk_without_noise(model, x_T, betas, alpha_bars):
 
 
 def best_guess(x_t, curve, alpha_bar):
-    """The guess [2] of the noise in x_t [2] that has the least loss: the average eps.
+    """The guess [2] of the noise eps of x_t [2] that has the least loss: the average eps.
 
     x_t is sqrt(alpha_bar) * (place + jitter) + sqrt(1 - alpha_bar) * eps, with an unknown place of
     the curve. The closer sqrt(alpha_bar) * place is to x_t, the more probable is the place.
@@ -463,7 +469,7 @@ def best_guess(x_t, curve, alpha_bar):
     guess = []
     for axis in (0, 1):
         rest = x_t[axis] - dot(weights, coordinates(shrunk, axis)) / math.fsum(weights)
-        # As under SAMPLING, we expect the part (1 - alpha_bar) / rest_variance of it to be noise.
+        # Expected: sqrt(1 - alpha_bar) * eps = (1 - alpha_bar) / rest_variance * rest (SAMPLING).
         guess.append(math.sqrt(1 - alpha_bar) / rest_variance * rest)
     return guess
 
