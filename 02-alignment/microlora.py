@@ -26,7 +26,8 @@ on, the model may be worse at the old text. This is called forgetting here, and 
        them, are called half a, and the others half b. (The halves are unrelated to the matrices A
        and B.) The base is a GPT that train() has trained on half a only.
     2. adapted_linear: where the base multiplies a matrix W with a vector x, add B (A x).
-    3. init_adapter: A starts at random numbers, and B at 0, so that nothing changes at first.
+    3. init_adapter: B starts at 0, so that the adapter changes nothing at first. A starts at random
+       numbers, because nothing would ever move with zeros in both.
     4. fine_tune: train on half b. Gradients flow through the whole model, but the optimizer is
        given A and B alone. If it is given everything instead, this is full fine-tuning.
     5. merge: replace each W by W + B A. To take the adapter off, use the base.
@@ -138,7 +139,7 @@ def adapted_linear(x, model, name):
     return [y_i + c_i for y_i, c_i in zip(y, correction, strict=True)]
 
 
-# === THE START: B is 0, and A is random ===
+# === THE START: B is 0, and A must not be ===
 #
 # Take one matrix W and one token: x is what W multiplies there, and y is W x + B (A x). Let k count
 # the r rows of A, and so the r columns of B. Then
@@ -154,7 +155,8 @@ def adapted_linear(x, model, name):
 #
 # The gradients of all tokens of a name add up. If B is 0, then so is B (A x), and the training
 # begins with the base exactly. The gradients for A are 0 then, but those for B are not. So B moves
-# in the first step, and A from the second step on. (A = 0 with a random B would do, too.)
+# in the first step, and A from the second step on. If A were 0 as well, all these gradients would
+# be 0, and neither would ever move. (A = 0 with a random B would begin with the base, too.)
 
 
 def init_adapter(base, rank):
