@@ -348,6 +348,12 @@ def test_greedy_speculation_is_greedy_whatever_the_draft(script, monkeypatch, ga
     assert gamma == 0 or agreed > 10 < rejected
 
 
+def test_one_call_judges_every_drafted_token_and_one_more(script):
+    answers = script.call_target(tuple, [5, 1], [2, 3])
+    assert answers == [(5, 1), (5, 1, 2), (5, 1, 2, 3)]
+    assert script.call_target(tuple, [5], []) == [(5,)]
+
+
 def test_no_token_is_drafted_behind_the_end(script):
     """Not behind a boundary, and not beyond the context."""
     sure, endless = peaked([5, 1, 2, 5, 5]), peaked([5] + [1] * 16)
@@ -526,7 +532,7 @@ def test_savings(script):
 
 def test_counts_of_texts(script):
     assert script.count_below([-1.0, -4.0, -2.0, -3.0, -2.5, -0.5], [-2.0, -3.0]) == 2
-    texts, prompts = [[26, 1, 26], [26, 2, 3, 26], [26, 1, 26], [26, 2, 26]], [[26, 1], [26, 2]]
+    texts, prompts = [[26, 2, 3, 26], [26, 1, 26], [26, 1, 26], [26, 2, 26]], [[26, 1], [26, 2]]
     assert script.different_per_prompt(texts, prompts) == 3 / 2
     words = [script.encode(word, CHARS) for word in ("bc", "bcd", "ddd", "bcd")]
     assert script.real_share(words, ["bc", "bcd"], CHARS) == 2 / 4  # bc is only a prompt
@@ -536,8 +542,8 @@ def test_counts_of_texts(script):
 
 
 def test_a_prompt_counts_as_often_as_names_begin_with_it(script):
-    """Two names begin with al, three with bo and one with an. al and twice bo end there."""
-    names = ["al", "ala", "bo", "bob", "anna", "bo"]
+    """Two names begin with al, four with bo and one with an. al and thrice bo end there."""
+    names = ["al", "ala", "bo", "bob", "anna", "bo", "bo"]
     prompts = [script.encode(letters, CHARS)[:-1] for letters in ("al", "bo", "an")]
     ends = dict(zip(map(tuple, prompts), (0.1, 0.2, 0.6)))
 
@@ -545,8 +551,8 @@ def test_a_prompt_counts_as_often_as_names_begin_with_it(script):
         return [0.0] * 26 + [ends[tuple(tokens)]]
 
     by_model, in_list = script.end_rates(next_probs, names, prompts, CHARS)
-    assert by_model == pytest.approx((2 * 0.1 + 3 * 0.2 + 1 * 0.6) / 6)
-    assert in_list == 3 / 6
+    assert by_model == pytest.approx((2 * 0.1 + 4 * 0.2 + 1 * 0.6) / 7)
+    assert in_list == 4 / 7
 
 
 def test_texts_of_the_tiny_tree_from_mere_guesses(script, short, exactly):

@@ -367,6 +367,16 @@ def test_traffic_memory_and_arithmetic_equal_their_closed_forms(script, n, b_r, 
     assert script.output_error(runs) < 1e-12
 
 
+def test_growth_is_a_ratio_for_each_way(script):
+    """From 6 positions to 12: 4 times the scores, 2 times the logsumexp, and traffic as counted."""
+    before, after = (script.run_both(drawn(n, 8), 128) for n in (6, 12))
+    assert script.growth(script.extra, before, after) == (4, 2)
+    expected = [script.traffic(run) for run in after]
+    for i, run in enumerate(before):
+        expected[i] /= script.traffic(run)
+    assert script.growth(script.traffic, before, after) == tuple(expected)
+
+
 def test_what_the_docstrings_of_flash_attention_and_its_blocks_say(script):
     """N = 256: what is saved; blocks with less traffic and more multiplications; whole rows."""
     standard, _ = closed_forms(256, 8, *script.standard_blocks(1024))

@@ -310,7 +310,7 @@ def test_watching_trains_a_copy(script, monkeypatch, capsys):
     before = lift(script, weights)
     found = script.watch_training("a title", weights, ["abba"] * 8, ABCD, 0.2)
     assert flat(weights) == flat(lower(before))
-    list(script.train(before, ["abba"] * 8, ABCD, 0.2))
+    assert len(list(script.train(before, ["abba"] * 8, ABCD, 0.2))) == 2
     assert flat(found) == flat(lower(before))
     assert capsys.readouterr().out.count("expert ") == 4
 

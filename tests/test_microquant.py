@@ -301,9 +301,9 @@ def test_relative_increase_and_worst_ratio(script):
     found = script.relative_increase([3.0, 4.5, 0.0, 9.0], [2.0, 1.0, 3.0, 2.0])  # of 2 on average
     xs = [0.5, 1.75, -1.5, 3.5]
     assert found == (pytest.approx(statistics.fmean(xs)), pytest.approx(statistics.stdev(xs) / 2))
-    assert (
-        script.worst_ratio({"a": 1.0, "b": 3.0, "c": 2.0}, {"a": 4.0, "b": 4.0, "c": 4.0}) == 0.75
-    )
+    matrix_errors = {"a": 4.0, "b": 4.0, "c": 4.0}
+    for row_errors in itertools.permutations([1.0, 2.0, 3.0]):
+        assert script.worst_ratio(dict(zip("abc", row_errors)), matrix_errors) == 0.75
 
 
 def test_enlarged_errors_are_differences_times_a_factor(script):

@@ -625,7 +625,7 @@ def test_evaluate_counts_what_it_says(script, monkeypatch):
     index = script.build_index([p["text"] for p in paragraphs])
     tasks = [
         {"question": question, "document": document, "relation": "river"}
-        for question, document in [("a?", 0), ("a b b?", 1), ("c?", 2), ("zz", 0)]
+        for question, document in [("a?", 0), ("a b b?", 1), ("c c a three", 2), ("zz", 0)]
     ]
     assert script.evaluate({}, {}, index, paragraphs, tasks) == {
         "retrieval_accuracy": 0.5,  # a b b: the tie goes to a; zz finds nothing

@@ -584,4 +584,6 @@ def test_every_way_to_make_points_and_paths_has_its_row(script, monkeypatch):
     made = script.make_points(models, points)
     assert [len(rows) for rows in made.values()] == [3, 3, 3, 3, 3]
     assert list(made)[:3] == ["one", "two", "a Gaussian"]
-    assert list(script.compare_paths(models, points)) == ["one", "two", "straight lines"]
+    paths = script.compare_paths(models, points)
+    assert list(paths) == ["one", "two", "straight lines"]
+    assert paths["straight lines"] == script.judge_paths(script.straight_path, points)
