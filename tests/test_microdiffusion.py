@@ -599,13 +599,16 @@ def test_errors_of_mean_and_variance(script):
     points = [[-1.0, -2.0], [1.0, 2.0], [-1.0, 2.0], [1.0, -2.0]]  # means 0, variances 1 and 4
     assert script.mean_error(points, points) == 0.0
     assert script.variance_error(points, points) == 0.0
-    moved = [[x + 0.1, y - 0.4] for x, y in points]
-    assert script.mean_error(moved, points) == pytest.approx(0.2)
+    for dx, dy in ((0.1, -0.4), (-0.2, 0.2)):  # of standard deviations 1 and 2: either axis counts
+        moved = [[x + dx, y + dy] for x, y in points]
+        assert script.mean_error(moved, points) == pytest.approx(0.2)
     assert script.variance_error(moved, points) == pytest.approx(0.0)
     wider = [[1.1 * x, 0.5 * y] for x, y in points]
     assert script.mean_error(wider, points) == pytest.approx(0.0)
     assert script.variance_error(wider, points) == pytest.approx(0.75)
     assert script.variance_error(points, wider) == pytest.approx(3.0)
+    narrower = [[0.5 * x, 1.1 * y] for x, y in points]
+    assert script.variance_error(narrower, points) == pytest.approx(0.75)
 
 
 def test_the_worked_example_draws_no_random_number(script, schedule, capsys):

@@ -167,6 +167,9 @@ def test_one_expert_is_a_dense_model(script):
     assert loss == pytest.approx(reference(weights, examples, 1, n_experts=1)[0])
     for name in ("router", "router_bias"):
         assert flat(gradients(model)[name]) == pytest.approx([0.0] * len(flat(weights[name])))
+    found = script.evaluate(weights, examples)
+    assert found["loss"] == pytest.approx(loss)
+    assert not {"wrong", "all"} & set(found)  # there is no other expert to ask
 
 
 def test_losses_equal_the_reference(script):
