@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+import statistics
 
 import pytest
 from support.numbers import (
@@ -312,6 +313,7 @@ def test_updates_of_a_round(script, monkeypatch):
     adam_step, updates = script.adam_step, []
 
     def spy(params, m, v, step, rate):
+        assert any(m) == any(v) == (step > 1)  # Adam's memory begins empty
         updates.append((step, rate))
         adam_step(params, m, v, step, rate)
 
@@ -439,6 +441,10 @@ def test_drawings(script, capsys, monkeypatch):
 def test_reward_model_has_about_500_parameters(script):
     shapes = {name: (len(m), len(m[0])) for name, m in script.init_reward_model(27).items()}
     assert shapes == {"embed": (27, 8), "hidden": (16, 17), "out": (1, 16)}
+    random.seed(1)
+    numbers = [x for matrix in script.init_reward_model(27).values() for x in flat(matrix)]
+    assert statistics.fmean(numbers) == pytest.approx(0, abs=0.05)
+    assert statistics.pstdev(numbers) == pytest.approx(0.3, abs=0.05)
 
 
 def test_raw_reward_written_out(script):
