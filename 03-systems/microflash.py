@@ -1,11 +1,11 @@
 """Attention never needs the whole score matrix: a running maximum, sum and output suffice.
 
 The problem: in attention, a model makes three lists of d numbers for every position of a text: its
-query, its key and its value. A score tells how much one position takes from another. It is the dot
-product of the query of the one with the key of the other, divided by sqrt(d), because dot products
-grow with sqrt(d). So a text of N positions has N rows of N scores. softmax turns a row into
-weights: a weight is exp(score), divided by the sum of exp() over the whole row. The output of a
-position is the average of all values, with these weights. Q, K, V and O are N x d matrices of
+query, its key and its value. A score tells how much a position takes from another one. It is the
+dot product of its own query and the other one's key, divided by sqrt(d), because dot products of
+random vectors grow with sqrt(d). So a text of N positions has N rows of N scores. softmax turns a
+row into weights: a weight is exp(score), divided by the sum of exp() over the whole row. The output
+of a position is the average of all values, with these weights. Q, K, V and O are N x d matrices of
 queries, keys, values and outputs. S and P are N x N matrices of scores and weights.
 
     S = Q K^T / sqrt(d)        P = softmax(S), row by row        O = P V
@@ -24,11 +24,11 @@ weight, because all exp() are divided by the same factor, which cancels:
     exp(score - largest) / (sum of all exp(score - largest)) = exp(score) / (sum of all exp(score))
 
 The idea: the division can wait. Let l be the sum of exp(score), and o the sum of exp(score) *
-value, over the keys so far. Then o / l is the average of the values so far. If exp() could not
-overflow, and were not rounded to 0 far below 0, l and o alone would do. But both happen. So both
-sums take exp(score - m) instead, where m is the running maximum: the largest score so far. It
-cancels in o / l. When a larger score comes, m goes from m_old to m_new, and all terms so far are
-wrong by the same factor:
+value, over the keys so far. Then o / l is the average of the values so far. If exp() had no limits,
+l and o alone would do. But it overflows beyond 709.78, and it is rounded to 0 below -745.14, so l
+would be 0 in a row of such scores. So both sums take exp(score - m) instead, where m is the running
+maximum: the largest score so far. Both then have the factor exp(-m), which cancels in o / l. When a
+larger score comes, m goes from m_old to m_new, and all terms so far are wrong by the same factor:
 
     exp(score - m_new) = exp(score - m_old) * exp(m_old - m_new)
 
@@ -40,12 +40,12 @@ by exp(m_old - m_new), and are right again. No old score is needed for that.
     2. Memory: simulate the two memories. The fast one refuses what does not fit. Numbers pass from
        one to the other only by load and store, which count them. This is called traffic.
     3. standard_attention: make S, P and O one after the other, with S and P in the slow memory.
-    4. flash_attention: take b_r queries, and load the keys and values b_c at a time. Make and use
-       each block of b_r x b_c scores in the fast memory, and never store it.
+    4. flash_attention: take b_r queries, which are rows of S, and load keys and values, which are
+       columns, b_c at a time. Make and use each block of b_r x b_c scores, and never store it.
     5. flash_blocks: choose b_r and b_c. The more queries fit into the fast memory, the less often
        all keys and values have to be loaded.
-    6. check: compare the outputs with the definition, also with a part of add_block missing.
-       extra and traffic: count what both ways hold in the slow memory, and what they move.
+    6. check: compare the outputs with the definition, also without the factor or the maximum.
+       extra, traffic: count what both ways hold beside Q, K, V and O, and what they move.
 
 Milakov & Gimelshein (2018, algorithm 3) have the running m and l. Rabe & Staats (2021) rescale the
 output as well, in blocks. FlashAttention (Dao et al. 2022) counts the traffic. In its figure 2, the
@@ -130,7 +130,7 @@ def add_block(running, scores, values):
     # exps = exp(scores - m_new): the weights, but not divided yet. They are 1 at most.
     exps = [math.exp(score - m_new) for score in scores]
     l_new = scale * running.l + math.fsum(exps)
-    # o_new = scale * o_old + sum(exps * values), where scale * o_old is the start of the sum
+    # o_new = scale * o_old + sum(exps * values): add_weighted() adds the sum to what it gets first
     o_scaled = [scale * o_i for o_i in running.o]
     o_new = add_weighted(o_scaled, exps, values)
     return Running(m_new, l_new, o_new)
@@ -144,8 +144,8 @@ def blocks(n, size):
 def attend_in_blocks(query, keys, values, b_c, add=add_block):
     """The output [d] of one query [d], with b_c of the keys and values [n][d] at a time.
 
-    This is flash attention for one query. What it lacks is that several queries share the keys and
-    values of a block, which saves traffic. error_with() passes a broken `add`.
+    This is flash attention for one query. flash_attention() takes several queries, which share the
+    keys and values of a block once these are loaded. error_with() passes a broken `add`.
     """
     running = Running(-math.inf, 0.0, [0.0] * d)  # the maximum and sums of no scores
     for part in blocks(len(keys), b_c):
@@ -228,9 +228,9 @@ def store(fast, slow, name, rows, columns):
     slow.written += len(rows) * len(columns)
 
 
-# The functions that compute get only the fast memory, so they cannot look at a whole matrix. Only
-# its matrices are counted, and not what a function has in variables: a few rows of a block, and in
-# softmax_rows() two rows of N numbers.
+# The functions that compute get only the fast memory, so they cannot look at what was not loaded.
+# What fills the fast memory are its matrices. A function's variables are not counted: they hold a
+# few rows of a block, and in softmax_rows() two rows of N numbers.
 
 
 def make_scores(fast, rows, columns, causal):
@@ -238,8 +238,8 @@ def make_scores(fast, rows, columns, causal):
 
     `rows` and `columns` are the place of the block in the N x N matrix. If `causal`, a query sees
     no later key: the score becomes -inf, and exp(-inf) is 0. In the first block every query sees
-    key 0, so its m becomes finite. In a later block it may see no key. Then its m stays, so scale
-    is 1 and its sums stay, too.
+    key 0, so its m becomes finite. In a later block it may see no key. Then all its scores are
+    -inf. So m stays, scale is 1, all exps are 0, and the sums stay, too.
     """
     for i, query in enumerate(fast.matrix("Q")):
         position = rows[i]  # of the query in the text; i is its row in the block
@@ -311,12 +311,16 @@ def standard_attention(slow, fast, b_r, b_c, causal):
 #                  5   6   7   8    -> O of these queries
 #                  9  10  11  12    -> O of these queries
 #
-# FlashAttention-2 has this order. FlashAttention goes down the columns. It loads each block of keys
-# and values once. But for each such block, it loads Q, o, m and l of all rows, and stores o, m, l.
+# FlashAttention-2 has this order. FlashAttention goes down the columns: 1, 5, 9, 2, 6, 10, ... It
+# loads each block of keys and values once. But for each of them, it loads Q, O, m and l of all
+# queries, and stores O, m and l.
 
 
 def running_of(fast, i):
-    """The running m, l and o of row i. m and l have one column. o stands in the matrix "O"."""
+    """The running m, l and o of row i. m and l have one column.
+
+    o stands in the matrix "O", because finish_rows() will turn it into the output there.
+    """
     return Running(fast.matrix("m")[i][0], fast.matrix("l")[i][0], fast.matrix("O")[i])
 
 
@@ -351,10 +355,15 @@ def finish_rows(fast):
 def flash_attention(slow, fast, b_r, b_c, causal):
     """The same O, without a matrix of scores in the slow memory (Dao 2023, algorithm 1).
 
-    Traffic is saved twice. S and P are not stored: for N = 256 and M = 1024, they are 4 N^2 =
-    262,144 of the 278,528 numbers that standard attention moves. And b_r queries share each load of
-    keys and values. For one query at a time, these alone would be 2 N^2 d = 1,048,576 numbers.
+    For N = 256 and M = 1024, standard attention moves 278,528 numbers. 4 N^2 = 262,144 of them are
+    S and P, which flash attention never moves. But it moves more keys and values. Standard
+    attention has 112 queries in a block, and loads all keys and values 3 times. Here a block also
+    needs room for o, m, l and more keys and values, so it has only 34 queries, and all keys and
+    values come in 8 times. These are 32,768 of the 37,120 numbers that flash attention moves. With
+    one query in a block, they would be 2 N^2 d = 1,048,576. So large blocks are needed as well.
     Traffic stays quadratic in N, because all keys and values come in N / b_r times.
+
+    Flash attention computes no less. It has the same multiplications, and those of rescaling.
 
     Returns which blocks were computed, as a list of (rows, columns).
     """
@@ -391,7 +400,7 @@ def flash_attention(slow, fast, b_r, b_c, causal):
 def room_needed(b_r, b_c):
     """The most numbers that flash attention holds at once: Q and o, K and V, S, m and l.
 
-    logsumexp is reserved after Q is freed, which is as large or larger.
+    logsumexp is reserved only after Q is freed, and Q is as large or larger.
     """
     return 2 * b_r * d + 2 * b_c * d + b_r * b_c + 2 * b_r
 
@@ -404,11 +413,13 @@ def flash_blocks(size):
 
         traffic = 2 N d + N + ceil(N / b_r) * 2 N d
 
-    The larger M is, the more queries fit into it. So traffic falls with M and grows with N^2.
+    If b_c is d, room_needed() is b_r (3 d + 2) + 2 d^2. So b_r is about (M - 2 d^2) / (3 d + 2),
+    and traffic falls with M. It is only small if M is much larger than d^2. For N = M = 128, flash
+    attention moves 90,240 numbers, and standard attention 88,064.
 
-    b_c is d, or b_r if that is smaller. This is simple and not optimal: fewer keys leave room for
-    more queries, but o and l are rescaled more often. Whole rows of scores would need no running
-    maximum, but if N is large, far fewer queries fit.
+    b_c is d, or b_r if that is smaller. This is simple and not optimal. With one key in a block,
+    M = 1024 has room for 53 queries and not 34. Traffic would fall from 37,120 to 24,832. But o and
+    l would be rescaled for each key, and multiplications would rise from 1,189,888 to 1,705,984.
 
     Raises ValueError if one query and one key do not fit.
     """
@@ -424,8 +435,9 @@ def standard_blocks(size):
     """(b_r, b_c) for standard attention: as many queries as fit, and one key.
 
     All keys, and later all values, are loaded once for each block of queries. Nothing is rescaled,
-    so blocks of one key cost no more. The key or value takes d numbers. Each query takes d for its
-    row of Q or O, and 1 for its score: d + b_r (d + 1) <= size.
+    so blocks of one key cost no more. The first step holds a block of Q, one key, and their scores.
+    The third holds as much: a block of O, one value, and their weights. The key or value takes d
+    numbers. Each query takes d for its row of Q or O, and 1 for its score: d + b_r (d + 1) <= size.
     """
     return (size - d) // (d + 1), 1
 
@@ -487,8 +499,9 @@ def definition(inputs, causal):
 def weight_error(inputs, flash, causal):
     """The largest difference between exp(score - logsumexp) and the weight that softmax gives.
 
-    From 512 to 1024, neighboring floats are 2^-43 = 1.1e-13 apart. So if logsumexp is near 1000, it
-    is rounded by up to half of that, 5.7e-14, and a weight near 1 is off by as much.
+    Floats have 53 binary digits. From 512 = 2^9 to 1024, the last of them is worth 2^(9 - 52) =
+    1.1e-13. So if logsumexp is near 1000, it is rounded by up to half of that, 5.7e-14. A weight
+    near 1 is then off by as much.
     """
     errors = []
     for i, row in enumerate(flash.slow.matrix("logsumexp")):
@@ -546,8 +559,8 @@ def check(largest_score):
     """Compare both ways of attention with the definition, for N = odd_length, in all odd_blocks.
 
     Returns the largest errors of both outputs, of the weights from logsumexp, and of single rows
-    with add_block() and two broken versions of it. Standard attention is expected to have none,
-    because it adds the same numbers in the same order as definition().
+    with add_block() and two broken versions of it. Standard attention is expected to have none. It
+    adds the same numbers in the same order as definition(), apart from zeros of hidden keys.
     """
     errors = {name: [] for name in Check._fields}
     for block in odd_blocks:
@@ -586,7 +599,7 @@ def extra(run):
     """The most numbers in the slow memory at once, without Q, K, V and O.
 
     This is what the code reserves: S for standard attention, N x N, and logsumexp for flash
-    attention, N x 1. Only a backward pass needs logsumexp. For the output alone it would be 0.
+    attention, N x 1. Only a backward pass needs logsumexp. Without it, flash attention needs 0.
     """
     return run.slow.peak - 4 * len(run.slow.matrix("Q")) * d
 
@@ -599,7 +612,8 @@ def traffic(run):
 def intensity(run):
     """Multiplications and divisions for each number that passed between the two memories.
 
-    The more operations per number moved, the less a fast processor waits for the slow memory.
+    The more operations per number moved, the less a fast processor waits for the slow memory. This
+    says nothing about useful ones: rescaling counts, and smaller blocks of keys rescale more often.
     """
     return run.fast.multiplies / traffic(run)
 
@@ -645,12 +659,12 @@ def main():
     # the smallest of the errors that a missing factor makes, one for each size of the scores
     error_without_factor = min(result.no_factor for result in checks.values())
 
-    # growth: N = 256 compared with 128. That of memory holds by construction (see extra). Flash
-    # attention's traffic grows less than 4 times, because Q, O and logsumexp move once.
+    # growth: N = 256 divided by N = 128. That of memory holds by construction (see extra). Traffic
+    # of both grows less than 4 times, because Q and O move once.
     half, full = by_length[lengths[-2]], by_length[lengths[-1]]
     memory_growth = growth(extra, half, full)
     traffic_growth = growth(traffic, half, full)
-    # small_m: M = 256 compared with 2048
+    # small_m: M = 256 divided by M = 2048. Both ratios below: standard divided by flash.
     small_m = growth(traffic, by_size[fast_sizes[-1]], by_size[fast_sizes[0]])
     standard, flash = full
     print_results(
@@ -702,7 +716,7 @@ def show_checks(checks):
     shapes = " and ".join(f"{b_r} x {b_c}" for b_r, b_c in odd_blocks)
     print(f"\nLargest errors against the definition. N = {odd_length}, in blocks of {shapes}")
     print("queries x keys, causal or not. Flash attention keeps logsumexp of each row, that is")
-    print("log(sum of all exp(score)), L in the paper. The weights are exp(score - logsumexp).")
+    print("log(sum of all exp(score)). The weights are exp(score - logsumexp).")
     print("   largest   standard      flash      flash")
     print("   |score|          O          O    weights")
     for largest_score, result in checks.items():
@@ -748,10 +762,10 @@ def show_refusals(inputs):
     try:
         simulate(standard_attention, inputs, too_small, standard_blocks(too_small))
     except MemoryError as error:
-        print(f"softmax_rows() takes a whole row of scores. M = {too_small}: {error}.")
+        print(f"Standard attention needs a whole row of scores. M = {too_small}: {error}.")
     flash = simulate(flash_attention, inputs, too_small, flash_blocks(too_small))
     error = output_error([flash])
-    print(f"Flash attention, M = {too_small}: it fits, and its largest error is {error:.1e}.")
+    print(f"Flash attention fits into it. Its largest error is {error:.1e}.")
 
 
 def draw_visits(visited):

@@ -378,7 +378,7 @@ def test_growth_is_a_ratio_for_each_way(script):
 
 
 def test_what_the_docstrings_of_flash_attention_and_its_blocks_say(script):
-    """N = 256: what is saved; blocks with less traffic and more multiplications; whole rows."""
+    """What is saved; blocks with less traffic and more multiplications; a memory too small."""
     standard, _ = closed_forms(256, 8, *script.standard_blocks(1024))
     _, one_query = closed_forms(256, 8, 1, 8)
     assert (standard[0] + standard[1], 4 * 256**2) == (278_528, 262_144)
@@ -394,9 +394,15 @@ def test_what_the_docstrings_of_flash_attention_and_its_blocks_say(script):
     assert (script.flash_blocks(1024), script.flash_blocks(256)) == ((34, 8), (6, 6))
     assert script.room_needed(54, 1) > 1024
     assert compared((53, 1), 1024) == pytest.approx((0.67, 1.43), abs=0.005)
-    assert compared((9, 3), 256) == pytest.approx((0.68, 1.08), abs=0.005)
-    rows = (1024 - 8) // (256 + 2 * 8)  # beside one key or value
-    assert rows == 3
+    _, rule = closed_forms(256, 8, 34, 8)
+    _, one_key = closed_forms(256, 8, 53, 1)
+    assert (rule[0] + rule[1], rule[3]) == (37_120, 1_189_888)
+    assert (one_key[0] + one_key[1], one_key[3]) == (24_832, 1_705_984)
+    assert math.ceil(256 / 34) * 2 * 256 * 8 == 32_768  # keys and values of the rule
+    assert math.ceil(256 / script.standard_blocks(1024)[0]) == 3
+    standard, _ = closed_forms(128, 8, *script.standard_blocks(128))
+    _, flash = closed_forms(128, 8, *script.flash_blocks(128))
+    assert (standard[0] + standard[1], flash[0] + flash[1]) == (88_064, 90_240)
 
 
 @pytest.mark.parametrize("n, b_r, b_c", [(12, 4, 4), (13, 4, 3), (20, 6, 7), (9, 2, 20)])
