@@ -30,12 +30,12 @@ kept, in the cache. A query is needed at its own position only, and is not kept.
        alike the matrices of random heads have to be, so that the output stays close to MHA's.
 
 MHA is by Vaswani et al. (2017), MQA by Shazeer (2019), GQA by Ainslie et al. (2023). The window is
-used as in Beltagy et al. (2020). Papers write attention for all positions at once, as products of
-matrices, with a mask that hides later positions. mha_by_matrices does so, as a check. The variants
+that of Beltagy et al. (2020), but sees only backwards. Papers write attention for all positions at
+once, as products of matrices, with a mask. attention_by_matrices does so, as a check. The variants
 compute each position when its turn comes. The keys and values of later positions are not in the
 cache yet, so no mask is needed, and the matrix of all scores is never made. Nothing is trained:
 inputs and matrices are random. Left out are the other parts of a GPT, and position embeddings.
-Without position embeddings, shuffling the positions that a query sees leaves its average as it is.
+Without those, attention cannot see an order: if what a query sees is shuffled, its average stays.
 """
 
 import collections
@@ -54,9 +54,7 @@ n_positions = 40  # length of the text
 window = 8  # positions that the sliding window can see; Mistral 7B v0.1 sees 4,096
 num_draws = 5  # random inputs and matrices over which comparisons of outputs are averaged
 similarities = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)  # of two heads, see mix()
-# gqa_cosine and mqa_cosine compare outputs at this similarity of matrices. It is the first one in
-# the sweep at which both cosines are above 0.95.
-near_copies = 0.95
+near_copies = 0.95  # the first similarity at which GQA and MQA come as close as a cosine of 0.95
 
 
 # === THE FORMULA: compare a query with the keys, and average the values ===
@@ -102,9 +100,10 @@ def attend(query, keys, values, flops):
     Why divide by sqrt(d)? Suppose that all numbers are independent, with mean 0 and variance 1.
     Then a product of two of them has the variance 1 * 1 = 1. A dot product adds d products, and
     their variances add up to d. So its typical size is sqrt(d), which is 5.7 for d = 32. After the
-    division it is 1 for every d. Large scores would give most of the weight to one position. In the
-    wide head, with d = 32, the largest weight is 0.21 on average, and 0.75 without the division. In
-    narrow ones, with d = 8, it is 0.20 and 0.52. (Measured outside this run, positions 9 to 40.)
+    division it is 1 for every d. Large scores would give most of the weight to one position. The
+    largest weight of a position is 0.2 on average, in the wide head and in narrow ones. Without the
+    division it is 0.75 in the wide head, with d = 32, and 0.52 in narrow ones, with d = 8. (This
+    was measured outside this run, at positions 9 to 40.)
     """
     d = len(query)
     scores = []
@@ -139,9 +138,9 @@ def project(x, matrix, flops):
 # n_head heads and matrices [head_size][n_embd]. MHA and the window have one set per head, GQA one
 # per group, MQA one for all. Only the window does not see all earlier positions.
 #
-# multi_head() is to be read beside vanilla(), and the other three beside multi_head(). A line of a
-# body is marked CHANGED if the function beside it has no such line. Indentation and the index, [0],
-# [h] or [group], do not count. A `for` is also marked if lines of its loop now stand before it.
+# Read multi_head() beside vanilla(), and each of the other three beside multi_head(). A line is
+# marked CHANGED if the function beside it has no such line (the index, [0], [h] or [group], does
+# not count), or if it begins a loop, from which lines were moved to the front.
 # The drawing shows into which sets of keys and values (kv) the queries (q) of four heads look:
 #
 #     MHA    q0 q1 q2 q3       GQA    q0 q1 q2 q3       MQA    q0 q1 q2 q3
@@ -165,9 +164,9 @@ def vanilla(x, w, cache, flops):
 def multi_head(x, w, cache, flops):
     """MHA: several narrow heads, each with its own keys, values and average.
 
-    One head has one list of weights. If two positions matter for different reasons, and have the
-    values 2 and 8, it returns a mixture of them, such as 0.5 * 2 + 0.5 * 8 = 5. Two heads can
-    return 2 and 8 side by side.
+    One head has one list of weights. If two positions matter for different reasons, with the values
+    u and v, it can only return a mixture of them, such as 0.5 u + 0.5 v. Two heads can return what
+    they take from u and what they take from v side by side.
     """
     found = []  # CHANGED: what all heads find, one after the other, n_embd numbers in the end
     for h in range(n_head):  # CHANGED: the formula once per head
@@ -252,8 +251,9 @@ def decode(variant, xs, w):
       "projections", "attention"  FLOPs of project() and of attend()
       "kept"                      the last of cache_sizes
       "read"                      the sum of cache_sizes
-    Each position has to read all of the cache once, so the sum is how many numbers are read. (The
-    loops above read a shared set once per head. A GPU need not.) The matrices are read too. They
+    "read" assumes that a position reads all of the cache once. The loops above do not: each head
+    reads a set that it shares with others for itself. A GPU can read it once and use it for all of
+    them, and this is what GQA and MQA gain. The matrices are read too. They
     are left out, because texts that are computed together share the matrices, but not the cache.
     In this toy they are the larger part: 40 positions read 4 matrices of 32 * 32 numbers in MHA,
     which makes 163,840 numbers, and 52,480 numbers from the cache.
@@ -279,7 +279,8 @@ def merge_heads(w):
     """Stack the matrices of all heads into one, for the single wide head of vanilla().
 
     The query of vanilla() is then the queries of all heads, one after the other, and likewise its
-    key and its value. It differs from MHA only in having one list of weights instead of n_head.
+    key and its value. What differs from MHA are the weights. The dot product of a wide query and
+    key is the sum of those of all heads, so all heads together have one score, and one weight.
     """
     merged = dict(w)
     for name in ("wq", "wk", "wv"):
@@ -309,16 +310,17 @@ def predict(n, kv_width, span):
 
     The FLOPs of attention do not depend on kv_width, because each head compares its query with the
     keys of all positions that it sees, shared or not. The numbers kept and read do depend on it.
-    Llama 2 7B has MHA in 32 layers, with 32 heads of 128 numbers. At 2 bytes per number, keys and
-    values of 4,096 positions take 32 * 32 * 128 * 4,096 * 2 * 2 = 2**31 bytes, which is 2 GiB.
+    Llama 2 7B has MHA in 32 layers, with 32 heads of 128 numbers, and so 32 * 32 * 128 = 2**17
+    numbers in the keys of a position. With as many in its values, 4,096 = 2**12 positions and
+    2 bytes per number, this takes 2**17 * 2 * 2**12 * 2 = 2**31 bytes, which is 2 GiB.
     """
     num_seen = 0  # pairs of a position and a position that it sees
     for position in range(n):
         num_seen += min(position + 1, span)
     # Numbers in the matrices wq, wo, wk and wv. Each is used once per position.
     matrix_numbers = n_embd * n_embd + n_embd * n_embd + kv_width * n_embd + kv_width * n_embd
-    # A score takes head_size products, and so does adding one value to an average. A pair does both
-    # in n_head heads, which makes n_head * head_size = n_embd products for each.
+    # For each pair, every head computes a score, which takes head_size products, and adds a value
+    # to its average, which takes as many. All heads have n_embd numbers together, as vanilla has.
     attention_products = num_seen * (n_embd + n_embd)
     kept_per_position = kv_width + kv_width  # a key and a value in each set
     flops_per_product = 2  # one to multiply, one to add
@@ -382,16 +384,13 @@ def draw_parts():
 def mix(common, own, similarity):
     """sqrt(s) * common + sqrt(1 - s) * own, for two matrices. s is the similarity.
 
-    All numbers of `common` and `own` are independent, with mean 0 and the same variance v, which is
-    the mean of their squares. A factor changes a variance by its square, and variances add up. So
-    the mixture has the variance v again:
-        s * v + (1 - s) * v = v
-    The cosine of two vectors is their dot product, divided by the product of their lengths. Take
-    the matrices of two heads as vectors of N numbers. At each place, both have sqrt(s) times the
-    same number of `common`. In the product of the two, its square gives s * v on average, and all
-    other terms have the mean 0:
-        cosine = N * s * v / (sqrt(N * v) * sqrt(N * v)) = s
-    This holds on average. In this run, cosines are -0.14 to 0.11 for s = 0, 0.87 to 0.93 for 0.9.
+    All numbers of `common` and `own` are independent, with mean 0 and the same variance v. A factor
+    changes a variance by its square, and variances add up. So the mixture has the variance
+    s * v + (1 - s) * v = v again. Take the matrices of two heads as vectors of N numbers. Their
+    lengths are about sqrt(N v). Their dot product has a term of `common`, which is in both with the
+    factor sqrt(s), so that it adds up to about N * sqrt(s) * sqrt(s) * v. The other terms average
+    out. So the cosine, the dot product divided by both lengths, is about N s v / (N v) = s.
+    In this run, cosines of two heads are -0.14 to 0.11 for s = 0, and 0.87 to 0.93 for s = 0.9.
     """
     a = math.sqrt(similarity)
     b = math.sqrt(1 - similarity)
@@ -491,7 +490,8 @@ def sweep(draws):
 
     The similarity that is needed depends on what is called close, on the draw, and on the length of
     the text. Averaging also assumes that row i of a matrix means the same in two heads, as mix()
-    makes it. Trained heads need not order their rows alike, so this sweep says nothing about them.
+    makes it. A trained head would work as well with its rows in another order, if wq or wo had the
+    same order. So trained heads need not agree on one, and this sweep says nothing about them.
     """
     gqa = {}
     mqa = {}
@@ -516,29 +516,43 @@ def times_transposed(a, b):
     return product
 
 
-def mha_by_matrices(xs, w):
-    """MHA as papers write it: softmax(Q K^T / sqrt(d) + mask) V per head, all positions at once.
+def attention_by_matrices(xs, w, span):
+    """Attention as papers write it: softmax(Q K^T / sqrt(d) + mask) V per head, all at once.
 
-    It calls neither dot() nor softmax(), so it does not share a mistake of theirs. Its softmax does
+    w are the matrices of vanilla or of MHA. A position sees the last `span` ones. This function
+    calls neither dot() nor softmax(), so it does not share a mistake of theirs. Its softmax does
     not subtract the largest score. It need not, because the scores of this run are small.
     """
     n = len(xs)
-    mask = [[0.0 if j <= i else -math.inf for j in range(n)] for i in range(n)]
+    # The mask adds 0 to the score of position j at position i if i sees j, and else -inf.
+    mask = [[0.0 if i - span < j <= i else -math.inf for j in range(n)] for i in range(n)]
     found = [[] for _ in xs]
-    for h in range(n_head):
-        q = times_transposed(xs, w["wq"][h])  # [n][d], a row per position
-        k = times_transposed(xs, w["wk"][h])  # [n][d]
-        v_transposed = times_transposed(w["wv"][h], xs)  # V^T [d][n]
-        weights = []  # [n][n], a row per query
-        for products, mask_row in zip(times_transposed(q, k), mask):
-            scores = [product / math.sqrt(head_size) for product in products]
-            exps = [math.exp(score + m) for score, m in zip(scores, mask_row)]  # exp(-inf) is 0
+    for wq, wk, wv in zip(w["wq"], w["wk"], w["wv"]):
+        q = times_transposed(xs, wq)  # [n][d], a row per position
+        k = times_transposed(xs, wk)  # [n][d]
+        v_transposed = times_transposed(wv, xs)  # V^T [d][n]
+        products = times_transposed(q, k)  # Q K^T [n][n], a row per query
+        weights = []  # [n][n]
+        for row, mask_row in zip(products, mask):
+            scores = [product / math.sqrt(len(wq)) + m for product, m in zip(row, mask_row)]
+            exps = [math.exp(score) for score in scores]  # exp(-inf) is 0
             total = math.fsum(exps)
             weights.append([e / total for e in exps])
         averages = times_transposed(weights, v_transposed)  # weights V [n][d]
         for i in range(n):
             found[i].extend(averages[i])
     return times_transposed(found, w["wo"])
+
+
+def difference_from_matrices(runs, xs, w):
+    """The largest difference between three variants and their matrix forms, as in compare()."""
+    n = len(xs)
+    expected = {
+        "vanilla": attention_by_matrices(xs, merge_heads(w), n),
+        "MHA": attention_by_matrices(xs, w, n),
+        "window": attention_by_matrices(xs, w, window),
+    }
+    return max(compare(runs[name].outputs, expected[name]).difference for name in expected)
 
 
 def count_not_finite(xs, w):
@@ -596,8 +610,9 @@ def main():
     gqa, mqa = sweep(draws)
     show_sweep(gqa, mqa)
 
-    # Is this the formula of the papers? All positions are computed at once, and compared.
-    by_matrices = compare(runs["MHA"].outputs, mha_by_matrices(xs, w)).difference
+    # Is this the formula of the papers? All positions are computed at once, and compared. GQA and
+    # MQA are compared with MHA and with each other, see count_unequal().
+    by_matrices = difference_from_matrices(runs, xs, w)
     mha_kept = runs["MHA"].costs["kept"]
     print_results(
         [
@@ -648,6 +663,7 @@ def show_costs(runs):
             f"{name:8}{costs['projections']:12d}{costs['attention']:12d}{costs['kept']:16d}"
             f"{costs['read']:15d}{costs['attention'] / costs['read']:22.0f}"
         )
+    print("Not counted is softmax. Keys and values that heads share are read once for all of them.")
     print(f"MHA costs as much as vanilla: each of its {n_head} heads is 1/{n_head} as wide.")
     print("GQA and MQA make fewer keys and values, so they project less. Their attention computes")
     print("as much as MHA's and reads less. So a processor that computes faster than it reads")
@@ -675,10 +691,10 @@ def show_independent(independent):
         row += f"{mean_field(comparisons, 'difference'):28.3f}"
         print(row)
     print("This says how much a variant changes, and not whether a model gets worse by it. vanilla")
-    print("has the same queries, keys and values as MHA. It differs because it averages with one")
-    print(f"list of attention weights per position, where MHA has {n_head}.")
+    print("has the same queries, keys and values as MHA. It differs because it makes one score of")
+    print(f"them, and so one list of weights per position, where MHA has {n_head}.")
     print(f"The first {window} outputs of the window equal MHA's, because it sees as much there.")
-    print("Its later ones are longer on average, because fewer random values cancel less.")
+    print("Its later ones are longer on average: a mean of fewer random values is larger.")
 
 
 def show_sweep(gqa, mqa):

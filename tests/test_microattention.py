@@ -89,7 +89,10 @@ def test_variant_equals_loops_with_a_mask(script, name, scale):
 def test_matrix_form_equals_loops_with_a_mask(script, scale):
     xs, w = drawn(scale=scale)
     expected = naive(xs, w, causal)
-    for out, reference in zip(script.mha_by_matrices(xs, w), expected, strict=True):
+    for out, reference in zip(script.attention_by_matrices(xs, w, len(xs)), expected, strict=True):
+        assert out == pytest.approx(reference, abs=1e-9 * scale)
+    expected = naive(xs, w, lambda i, j: causal(i, j) and i - j < 3)
+    for out, reference in zip(script.attention_by_matrices(xs, w, 3), expected, strict=True):
         assert out == pytest.approx(reference, abs=1e-9 * scale)
 
 
@@ -111,7 +114,20 @@ def test_matrix_form_notices_another_formula(script, monkeypatch, fault):
     name = fault if fault in spoils else "attend"
     monkeypatch.setattr(script, name, spoils.get(fault, spoiled))
     outputs = script.decode(script.multi_head, xs, w).outputs
-    assert script.compare(outputs, script.mha_by_matrices(xs, w)).difference > 0.1
+    assert script.compare(outputs, script.attention_by_matrices(xs, w, len(xs))).difference > 0.1
+
+
+@pytest.mark.parametrize("name", ["vanilla", "MHA", "window"])
+def test_each_matrix_form_notices_a_wrong_variant(script, name):
+    xs, w = drawn()
+    runs = script.decode_all(xs, w)
+    assert script.difference_from_matrices(runs, xs, w) < 1e-12
+    wrong = dict(w, wk=w["wq"])
+    for other in (script.decode_all(xs, wrong), script.decode_all(xs[::-1], w)):
+        assert script.difference_from_matrices(dict(runs, **{name: other[name]}), xs, w) > 0.1
+    narrow = functools.partial(script.sliding_window, span=5)
+    late = dict(runs, window=script.decode(narrow, xs, w))
+    assert script.difference_from_matrices(late, xs, w) > 0.01
 
 
 @each_variant
