@@ -13,8 +13,8 @@ The idea: leave the model as it is, and change what is done with its answers. To
 tokens less often, change the probabilities before drawing. To find more probable texts, follow
 several of them at a time instead of one. To call the model less often, let a small model draft a
 few tokens, and let the large model judge all of them in one call. This can be done so that nothing
-else changes: a greedy text is the one that the large model would have written alone, and a drawn
-text is exactly as probable as if the large model had drawn it alone.
+else changes. If the most probable token is taken each time, the text is the one that the large
+model would have written alone. If tokens are drawn, each text is as probable as from it alone.
 
     1. greedy: always take the most probable token. A text of the best next tokens need not be the
        most probable text.
@@ -31,8 +31,8 @@ text is exactly as probable as if the large model had drawn it alone.
     5. speculative_sampling: the same for tokens that are drawn. A drafted token x is accepted with
        the probability min(1, p(x) / q(x)), where p(x) is its probability in the target and q(x) in
        the draft model. If x is rejected, draw another token in proportion to max(0, p - q). If all
-       are accepted, draw one more from p. Then the probabilities to write a token, as an accepted
-       one or as a replacement, add up to its p, whatever q is (see SPECULATIVE SAMPLING).
+       are accepted, draw one more from p. A token can be written in two ways, accepted or as a
+       replacement. Together, these have the probability p, whatever q is (see the example below).
 
 Sources: top-k sampling is by Fan et al. (2018), top-p sampling by Holtzman et al. (2020).
 Speculative decoding is by Leviathan et al. (2023), who introduced these p, q and gamma, and by Chen
@@ -57,7 +57,7 @@ temperature = 0.5  # below 1, probable tokens become more probable still
 kept_tokens = 5  # the k of top-k
 kept_probability = 0.8  # the p of top-p
 beam_widths = (2, 8, 27)  # candidates that a beam keeps, to compare; there are 27 tokens
-main_width = 8  # beam_log_prob and beam_losses in the results are about this width
+main_width = 8  # beam_log_prob and beam_losses, printed at the end, are about this width
 gammas = (1, 2, 4)  # tokens that the draft model writes per call of the target, to compare
 main_gamma = 4  # speculative_greedy() uses this one, and the savings in the results are about it
 target_embd = 16  # the width of the target: how many numbers stand for a token inside it
@@ -178,11 +178,13 @@ def with_temperature(probs, t):
     """Raise every probability to the power of 1 / t, and rescale them to sum to 1.
 
     With t = 0.5, probabilities are squared: 0.8 and 0.2 become 0.64 and 0.04, and after rescaling
-    0.94 and 0.06. Towards t = 0 this becomes greedy(). A t above 1 makes the probabilities more
-    alike. Improbable tokens become rarer, but are not cut off as by the next two functions.
+    0.94 and 0.06. Improbable tokens become rarer, but are not cut off as by the next two functions.
+    Towards t = 0 this becomes greedy(). A t above 1 makes the probabilities more alike: with t = 2,
+    0.8 and 0.2 become 0.67 and 0.33.
 
     exp(log(p) / t) is p to the power of 1 / t (if p is at least 1e-10), and softmax() rescales.
-    The usual softmax(logits / t) is the same: log(p) = logit - c, with one c for all tokens.
+    The usual softmax(logits / t) is the same. A softmax divides each exp(logit) by their sum, so
+    log(p) = logit - log(sum). And adding the same number to all logits changes no probability.
     """
     return softmax([log(p) / t for p in probs])
 
@@ -235,7 +237,7 @@ def top_p(probs, p):
 
 # === SEARCH: follow several candidates, and find more probable texts ===
 # Search is common in translation. In stories, Holtzman et al. (2020) found its texts bland and
-# repetitive. The run shows only that a search returns one text per prompt, and sampling many.
+# repetitive. Names are too short to show this. They show that probable texts can be too short.
 
 # A candidate is a prompt with tokens appended. It may be finished or not. log_prob is the sum of
 # the log probabilities of the appended tokens.
@@ -259,8 +261,11 @@ def beam_search(next_probs, prompt, width):
     token, and bc is the result. (Tokens with p = 0 come too, but far behind, with log(1e-10).)
 
     With width 1 it is greedy(). With a larger width it may still return a less probable text than
-    greedy(): if `width` candidates are more probable than the beginning of the greedy text, this is
-    dropped, and all of them may become less probable later. The run counts how often this happens.
+    greedy(), because a beam can drop the beginning of the greedy text. Suppose that a beam of width
+    2 has a (0.4) and b (0.35). After a comes e with 0.4, after b come c and d with 0.5 each. The
+    beam keeps bc and bd (0.175 each), and drops ae (0.16). But after ae the end is certain, and
+    after bc and bd there are again two tokens with 0.5 each. Then the greedy text has 0.16, and
+    that of the beam 0.0875. The printed column "below" shows how often such a thing happens.
     """
     beam = [Candidate(list(prompt), 0.0)]  # the most probable one first
     # A further token never makes a candidate more probable. So once the first one of the beam is
@@ -282,14 +287,17 @@ def beam_search(next_probs, prompt, width):
 def exact_search(next_probs, prompt, start):
     """The most probable of all texts that continue the prompt (after Stahlberg & Byrne 2019).
 
-    `start` is any finished text, here that of beam search. More tokens only make a candidate less
-    probable. So it is dropped if it is no more probable than the best finished text so far. With 27
-    tokens and short names this is quick, but not with 50,000 tokens and the texts of a large model.
+    `start` is any finished text, here that of beam search. It is the first one to be beaten. More
+    tokens only make a candidate less probable. So a candidate is dropped if it is no more probable
+    than the best finished text so far. With 27 tokens and short names this is quick, but not with
+    50,000 tokens and the texts of a large model.
 
-    The result often ends right after the prompt. This is mainly an error of the model, which makes
-    this end too probable (the run prints how much). If it were as probable as in the list, it would
-    win for only 4 of 100 prompts. A beam of 8 never finds this end, because it ranks 10th to 26th
-    and is dropped in the first step. A beam of 27 keeps every first token.
+    The result often ends right after the prompt: for 56 of 100 prompts. This is mainly an error of
+    the model, which makes this end too probable (show_ends() prints how much). Suppose that it were
+    as probable as among the names of the list with the same beginning, and all other texts as
+    probable as they are. Then it would be the most probable one for only 4 of the 100 prompts. A
+    beam of 8 never finds this end, because as a next token it has a rank from 10 to 26, and is
+    dropped in the first step. A beam of 27 keeps every first token.
     """
     best = Candidate(start, log_prob(next_probs, start, len(prompt)))
     waiting = [Candidate(list(prompt), 0.0)]  # the last one is looked at next
@@ -372,11 +380,12 @@ def speculative_greedy(target, draft, prompt, gamma):
 # If the target draws its tokens, there is not one right token to compare a drafted one with. Let q
 # be the distribution of the draft model, from which the token x was drawn, and p that of the target
 # for the same place. x has to become a token that is distributed like p. Where q(x) > p(x), x is
-# drafted too often. So some of these x are rejected, and replaced by tokens that are drafted too
-# rarely. Let kept(x) be the probability that x is drafted and accepted. Then the replacements have
-# to add short(x) = p(x) - kept(x). An example:
+# drafted too often. So such an x is accepted only with the probability p(x) / q(x), and any other
+# x always. What was rejected is replaced by tokens that are drafted too rarely. Let kept(x) be the
+# probability that x is drafted and accepted. Then the replacements have to add short(x) = p(x) -
+# kept(x), so they are drawn in proportion to short(x). An example:
 #
-#     x     p(x)  q(x)  accepted with       kept(x)               short(x)    replacement is x with
+#     x     p(x)  q(x)  accepted with       kept(x)               short(x)    replaced by x with
 #     a     0.4   0.3   1                   0.3                   0.1         0.1 / 0.4 = 0.25
 #     b     0.2   0.6   0.2 / 0.6 = 0.333   0.6 * 0.333 = 0.2     0           0
 #     c     0.4   0.1   1                   0.1                   0.3         0.3 / 0.4 = 0.75
@@ -410,8 +419,8 @@ def acceptance(x, q, p):
 def residual(q, p):
     """The distribution of the replacement: short(x) = max(0, p(x) - q(x)), rescaled to sum to 1.
 
-    It is needed only if a token was rejected, which has p < q. As p and q both sum to 1, another
-    token has p > q. So `short` is not 0 everywhere, and can be rescaled.
+    It is needed only if a token was rejected. For that one, p < q. As p and q both sum to 1, some
+    other token has p > q. So `short` is not 0 everywhere, and can be rescaled.
     """
     short = [max(0.0, p_x - q_x) for p_x, q_x in zip(p, q)]
     return rescale(short)
@@ -570,7 +579,8 @@ def log_probs_of(next_probs, texts):
 
 def count_below(log_probs, greedy_log_probs):
     """How many texts are less probable than the greedy text of their prompt."""
-    n = len(greedy_log_probs)  # all n prompts come in turn, so text i belongs to prompt i % n
+    # Strategies that draw went through all n prompts several times, so text i is of prompt i % n.
+    n = len(greedy_log_probs)
     return [x < greedy_log_probs[i % n] for i, x in enumerate(log_probs)].count(True)
 
 
@@ -598,7 +608,10 @@ def end_rates(next_probs, names, prompts, chars):
 
 
 def different_per_prompt(texts, prompts):
-    """How many different texts there are per prompt. greedy() always has 1."""
+    """How many different texts there are per prompt. greedy() always has 1.
+
+    A text contains its prompt, and all prompts differ. So texts of two prompts are never equal.
+    """
     different = {tuple(tokens) for tokens in texts}
     return len(different) / len(prompts)
 
@@ -617,10 +630,14 @@ def savings_of(results, cost):
 
     A call of the target costs 1, and a call of the draft model costs `cost`. The gain is the number
     of tokens written / cost of all calls of both models. Without drafts it would be 1. It is below
-    1 where too few tokens are accepted. Other random draws change it by up to 0.03. Tokens behind a
-    rejected one are not examined, so per_examined estimates the acceptance rate a of Leviathan et
-    al. (2023). If texts had no end, a call would write (1 - a**(gamma + 1)) / (1 - a) tokens (their
-    equation 1), which is 4.3 for a = 0.92 and gamma = 4.
+    1 where too few tokens are accepted. Other random draws change it by up to 0.03.
+
+    Tokens behind a rejected one are not examined. So per_examined estimates the acceptance rate a
+    of Leviathan et al. (2023). They assume that all tokens are accepted with this rate, whatever
+    came before, and that texts have no end. Then a call writes 1 + a + ... + a**gamma tokens (their
+    equation 1). Names do end, and their ends are accepted more often than other tokens. Without
+    ends, a was 0.88 with gamma = 4. The formula gives 3.93, and 3.96 were counted. (This was
+    measured outside this run.)
     """
     num_calls = 0
     drafted = 0
@@ -647,8 +664,9 @@ def savings_of(results, cost):
 def distance(p, q):
     """How different two distributions are: half the sum of all |p(x) - q(x)|, between 0 and 1.
 
-    It is called the total variation. If q drafts for p, it is the share of drafted tokens that are
-    rejected: q exceeds p by this much in total, and p exceeds q by as much.
+    It is called the total variation. As both sum to 1, p exceeds q in some places by as much as q
+    exceeds p in others. Each of these is half of the sum. If q drafts for p, it is the share of
+    drafted tokens that are rejected: the R above.
     """
     return 0.5 * math.fsum(abs(p_x - q_x) for p_x, q_x in zip(p, q))
 
@@ -723,7 +741,7 @@ def main():
     random.seed(42)
     show_tiny_tree()
     show_tiny_draft()
-    # Two models, trained on the same names. The prompts will be beginnings of held-out names.
+    # Two models, trained on the same names. Prompts will be the first letters of held-out names.
     names = load_names()
     random.shuffle(names)
     chars = sorted(set("".join(names)))
@@ -828,7 +846,7 @@ def show_models(models, heldout, chars):
 def show_changes(probs, prompt, chars):
     """Print what each way of choosing makes of the same probabilities, in percent."""
     name = spell(prompt, chars)
-    print(f"\nThe token after '{name}', in percent. A - is exactly 0.")
+    print(f"\nThe token after '{name}', in percent. A - is exactly 0. Others are all that remain.")
     print(f"(The temperature is {temperature}, k is {kept_tokens}, and p is {kept_probability}.)")
     columns = ranking(probs)[:12]
     others = ranking(probs)[12:]
@@ -888,11 +906,12 @@ def show_calls(results, prompts, chars):
 def show_savings(speculations, cost):
     """Print how much is accepted and saved, for each strategy and gamma."""
     ratio = f"{cost:.4f}"
-    print("\nWhat speculation saves. No decoding is timed. Assume that a call of the target costs")
-    print(f"1, for one token or a few, and a call of the draft model {ratio}, the ratio of their")
-    print(f"parameters. Then gain = tokens/call / (1 + {ratio} * drafts/call), where a call is one")
-    print("of the target. Without drafts it would be 1. A call has fewer drafts than gamma if they")
-    print("end the name. Examined are the accepted tokens and the first rejected one.")
+    print("\nWhat speculation saves. In a call of the target, it examines drafted tokens until one")
+    print("is rejected. A call has fewer drafts than gamma if these end the name. No decoding is")
+    print("timed. Assume that a call of the target costs 1, for one token or a few, and a call of")
+    print(f"the draft model {ratio}, the ratio of their parameters. Then the gain is tokens/call /")
+    print(f"(1 + {ratio} * drafts/call). Without drafts it would be 1. Much is accepted, because")
+    print("both models have learned the same names, and the larger one hardly more of them.")
     print("strategy  gamma  drafts/call  accepted/drafted  accepted/examined  tokens/call  gain")
     for title, by_gamma in speculations.items():
         for gamma, results in by_gamma.items():
