@@ -2,8 +2,8 @@
 
 The problem: training writes what a language model knows into its parameters, which are also called
 its weights. It keeps little of what it met seldom. It cannot know what is newer than its training.
-If it does not know an answer, it writes one all the same: it invents or confuses. The small network
-below fails like this too, though it learns from questions and answers, not from long texts.
+If it does not know an answer, it may write one all the same: it invents or confuses. The small
+network below invents, too, though it learns from questions and answers, not from long texts.
 
 The idea of retrieval-augmented generation (RAG): keep the facts as texts outside the model. For
 each question, look for the text that fits best, and give it to the model together with the
@@ -20,10 +20,10 @@ letters that the reader sees. Without one, it has to spell from memory. We compa
        few texts contain gives more points than a word that many contain. Repetitions add points,
        and a long text gets fewer. Take the best text. This rule, BM25, needs no training.
     3. embed_question: turn the question into a vector, the sum of one learned vector per word. It
-       expresses what is asked for, such as a river, and of which city if training had the city.
+       expresses what is asked for, such as a river, and also the city if training asked about it.
     4. look: share out the reader's attention among the words of the text. In our texts, the word
-       before a name tells what the name is: after "across" stands a river. So each common word
-       has a learned vector, its cue. The better the cue of "across" fits the vector of the
+       before the name of a fact tells what it is: after "across" stands a river. So each common
+       word has a learned vector, its cue. The better the cue of "across" fits the vector of the
        question, the more attention goes to the word after "across".
     5. letters_at: for each letter, add up the attention of the words that begin with it. If vaben
        gets 0.9 and mill 0.1, the reader sees v with 0.9 and m with 0.1. Then do the same with the
@@ -33,7 +33,7 @@ letters that the reader sees. Without one, it has to spell from memory. We compa
        computes a number for each of 18 letters and for the end mark. Write the one with the largest
        number. Stop at the end mark, or after six characters.
     7. train_reader: in each step, train on two questions with known answers: one with its text, one
-       without. Nothing tells the reader which word to look at.
+       without. Nothing tells the reader which word to look at, but looking at the right one pays.
 
 In the run, one question goes this way:
 
@@ -41,11 +41,11 @@ In the run, one question goes this way:
     points       7.1 for the text about fezos, 4.4 for the second best text
     best text    ... fezos is part of minir. it has a bridge across dutis. the well is stone ...
     attention    1.000 to minir, after "of"; 0.000 to dutis, after "across"
-    answer       minir, because the reader sees m, i, n, i, r and the end mark
+    answer       minir: mlp passes on the m, i, n, i, r and end mark that the reader sees
 
 evaluate asks the same questions with the text that was found, without a text and with a wrong text.
 It also asks about texts added later. In training, most questions without a text are about the same
-ten cities. Memory of these can alter the letters of a wrong text, or mislead the attention.
+ten cities. What it remembers of these can disturb its reading: a letter or a word goes wrong.
 
 RAG is from Lewis et al. (2020). They find several texts by comparing vectors, and a pretrained
 transformer reads them. BM25 is described by Robertson & Zaragoza (2009). By attention, pointer
@@ -70,7 +70,7 @@ num_documents = 100  # paragraphs in the index during training, about one city e
 num_added = 60  # paragraphs that are put into the index after training
 num_countries = 20  # each city lies in one; the added cities have 20 of their own
 num_often = 10  # the first cities, which are often asked about without a text in training
-often_share = 0.8  # of the training questions without a text, the share kept for these cities
+often_share = 0.8  # of training questions without a text, that many are about these; 0.2 about any
 CHARS = "aeioubdfgklmnrstvz."  # letters of the names, and the end mark
 end_mark = "."  # ends every answer
 max_answer = 6  # characters of the longest answer: five letters and the end mark
@@ -98,12 +98,13 @@ eps_adam = 1e-8  # keeps Adam's division finite
 
 # === THE RETRIEVER: which text is the question about? ===
 #
-# BM25 gives every document a score for a question. The words of the question are called terms. tf,
+# BM25 gives a document a score for a question. The words of the question are called terms. tf,
 # the term frequency, is how often a term stands in the document. df, the document frequency, is how
 # many of the N documents have the term. The length is the number of words in the document. k1 and b
-# are the constants bm25_k1 and bm25_b. The score is a sum over the terms that the document has:
+# are the constants bm25_k1 and bm25_b. The score is a sum over the terms that the question and the
+# document share. Each counts once, however often the question has it:
 #
-#     score(question, document) = sum of  idf(term) * tf * (k1 + 1) / (tf + k1 * norm)
+#     score(question, document) = sum of  idf(term) * (tf * (k1 + 1)) / (tf + k1 * norm)
 #     idf(term) = ln(1 + (N - df + 0.5) / (df + 0.5))
 #     norm = 1 - b + b * length / average length
 #
@@ -121,10 +122,15 @@ eps_adam = 1e-8  # keeps Adam's division finite
 #   average length, norm is 0.25 + 0.75 * 2 = 1.75. The factor of a term that stands there once is
 #   2.2 / (1 + 1.2 * 1.75) = 0.71 instead of 1. With b = 0, norm would be 1 for every length.
 #
-# Saturation helps in long texts, where 50 repetitions say little more than 5. Here it does harm: a
-# text says the name of its own city 4 times on average, and a text that mentions the city says it
-# once. Saturation makes these more alike. The run finds 0.90 of the right texts. It would be
-# 0.99 without saturation (k1 = 1e12), 0.88 with b = 0, 0.43 with k1 = 0, and 0.24 with idf = 1.
+# Saturation is meant for long texts, where 50 repetitions say little more than 5. Here it does
+# harm: a text says the name of its own city 4 times on average, and a text that mentions the city
+# says it once. Saturation makes these more alike. The run finds 0.90 of the right texts. Other
+# rules would find:
+#
+#     0.99    no saturation (k1 = 1e12): the factor becomes tf / norm
+#     0.88    no correction for the length (b = 0)
+#     0.43    no count of repetitions (k1 = 0): the factor is 1
+#     0.24    no rare terms (idf = 1)
 
 
 def terms(text):
@@ -173,8 +179,8 @@ def idf(index, term):
         df           0       1       10      50      100
         idf          5.31    4.21    2.26    0.69    0.005
 
-    The formula of Robertson & Zaragoza has no "1 +". Then idf is negative for a term that more than
-    half of the documents have, and the term counts against them.
+    The formula of Robertson & Zaragoza has no "1 +" in the logarithm. Then idf is negative for a
+    term that more than half of the documents have, and the term counts against them.
     """
     df = len(index["postings"].get(term, {}))
     num_texts = len(index["texts"])
@@ -315,9 +321,10 @@ FRAMES = [
     "i forgot the {noun} of {city}",
     "{city} has what {noun}",
 ]
-# Frame numbers for the first, second and third noun of a relation. "what country does fezos have"
-# (first noun, frame 0) is only in the tests. Each noun and each frame is in training, so this is an
-# easy test. The hard test is the cities that are added after training.
+# Which frames are used in training, and which in the test, for the first, second and third noun of
+# a relation. The numbers are those of FRAMES. So the first noun, "country", is never put into frame
+# 0 in training: "what country does fezos have" is only in the test. As each noun and each frame is
+# in training, this is an easy test. The hard test is the cities that are added after training.
 TRAINING_FRAMES = [[1, 2, 4, 5], [0, 2, 3, 5], [0, 1, 3, 4]]
 HELDOUT_FRAMES = [[0, 3], [1, 4], [2, 5]]
 
@@ -389,14 +396,14 @@ def make_batches(paragraphs):
 def make_vocab(batches):
     """Which words have a learned vector: {"question": {word: row}, "cue": {word: row}}.
 
-    The vector is this row of the reader's matrix "question" or "cue". Row 0 of both is special.
+    The vector is this row of the reader's matrix "question" or "cue". Rows begin with 1.
 
     "question" has all words of the training questions. Names of cities are among them, because
-    without a text the answer depends on the city. Its row 0 is a bias: embed_question() adds it to
-    every question. Other words have no vector here.
+    without a text the answer depends on the city. Other words have no vector here. Row 0 belongs to
+    no word: it is a bias, which embed_question() adds to every question.
 
-    "cue" has the words that stand in at least a tenth of the training texts. All other words, and
-    so nearly all names, share its row 0.
+    "cue" has the words that stand in at least a tenth of the training texts. Row 0 belongs to all
+    other words together, and so to nearly all names.
     """
     question_words = set()
     texts = set()
@@ -425,8 +432,8 @@ def init_reader(vocab):
         hidden    [n_hidden][inputs]                   the first matrix of mlp()
         output    [characters][n_hidden]               the second matrix of mlp()
 
-    The inputs are n_embd numbers for the question, one for each character that can be seen, and
-    n_embd for what is written: a row of last plus a row of place.
+    hidden multiplies three vectors, joined to one: the question [n_embd], the letters seen [one per
+    character], and what is written [n_embd]. The last is the sum of a row of last and one of place.
     """
     shapes = {
         "question": (1 + len(vocab["question"]), n_embd),
@@ -454,7 +461,8 @@ def embed_question(model, vocab, question):
     ones = [1.0] * len(vectors)
     asked = []
     for i in range(n_embd):
-        asked.append(dot([vector[i] for vector in vectors], ones))  # their sum, as one node
+        # the sum of the numbers at place i of all vectors; with dot() it is one node of the graph
+        asked.append(dot([vector[i] for vector in vectors], ones))
     return asked
 
 
@@ -485,8 +493,10 @@ def look(model, vocab, asked, words):
         in        lies           "lies"      -1       0.000
         vaben     in             "in"        7        0.997
     """
+    # words begins with "" (see words_of). Nothing stands before this, which also counts as "".
+    words_before = ["", *words[:-1]]
     fits = []
-    for word_before in ["", *words[:-1]]:  # no word is before the first, which counts as ""
+    for word_before in words_before:
         row = vocab["cue"].get(word_before, 0)
         fits.append(dot(asked, model["cue"][row]))
     return softmax(fits)
@@ -564,8 +574,9 @@ def answer_loss(model, vocab, question, text, answer):
     the 19 characters. Nothing in it says where to look. But the gradient goes from the loss back
     through mlp() to the letters seen, from there to the attention, and so to the cues. At first,
     each of about 40 words gets about 1/40 of the attention, also the right one. So its letters are
-    seen a little, and mlp() gains a little by writing what is seen. As soon as it does so, more
-    attention to the right word makes the loss smaller. Then mlp() gains more. In the run, this
+    seen a little, and the loss falls a little if mlp() writes what is seen. The more mlp() does so,
+    the more the loss falls with more attention to the right word. And the more attention this has,
+    the more the loss falls if mlp() writes what is seen. So each drives the other. In the run, the
     attention is 0.020, 0.175, 0.365, 0.649 and 0.940 after the steps 1, 120, 240, 360 and 480.
 
     Raises ValueError if the answer has a character that is not in CHARS, and IndexError if it has
@@ -605,9 +616,10 @@ def train_reader(model, vocab, batches):
 #
 # Parametric knowledge is in the parameters of the reader. To change it takes training.
 # Non-parametric knowledge is in the index. To extend it, add a text. The reader is not trained
-# to say that a text does not contain the answer. So it matters what it does with a wrong text. In a
-# trial with 3600 steps, memory of the often asked cities rose from 0.32 to 0.975 right answers, and
-# the share of wrong texts about them that were copied fell from 0.91 to 0.71.
+# to say that a text does not contain the answer. So it matters what it does with a wrong text. It
+# may copy from it, or answer from memory. In a trial with 3600 steps, it remembered 0.975 of the
+# facts about the often asked cities, and not 0.32. To questions about these cities, together with a
+# wrong text, it then copied from the text in 0.71 of the cases, and not in 0.91.
 
 
 def measure(model, vocab, batches):
@@ -623,7 +635,10 @@ def measure(model, vocab, batches):
 
 
 def train_and_measure(model, vocab, batches, measured):
-    """train_reader(). After step 1 and each tenth of all steps, measured[step] = measure()."""
+    """train_reader(). After step 1 and each tenth of all steps, measured[step] = measure().
+
+    A step yields its loss when it has moved the parameters, so those are measured.
+    """
     for step, loss in enumerate(train_reader(model, vocab, batches), 1):
         if step == 1 or step % max(1, len(batches) // 10) == 0:
             measured[step] = measure(as_floats(model), vocab, batches[-50:])
@@ -649,9 +664,10 @@ def evaluate(model, vocab, index, paragraphs, tasks):
         invented_with           with the text that was found, the answer is no name of any text
         invented_without        without a text, the answer is no name of any text
 
-    If right_document is near 1, the errors of with_retrieval are those of the search. But a wrong
-    text may be about a city in the same country, and then the answer can be right all the same. A
-    copied name is a real one, even if the answer is wrong, so invented_with is near 0.
+    If right_document is near 1, the errors of with_retrieval are those of the search. A wrong text
+    may be about a city in the same country. Then the right country can be copied from it. So
+    with_retrieval can be above retrieval_accuracy, and wrong_document above 0. A copied name is a
+    real one, even if the answer is wrong, so invented_with is near 0.
     """
     names = set()
     for paragraph in paragraphs:
@@ -773,7 +789,9 @@ def show_search(index, paragraphs, task):
 def show_learning(measured):
     """Print what train_and_measure() found along training."""
     guess = math.log(len(CHARS))
-    print(f"\nOn the questions of the last 50 steps (a blind guess costs {guess:.2f} nats):")
+    print(f"\nOn the training questions of the last 50 steps (a blind guess: loss {guess:.2f}).")
+    print("50 of them have a text, and 50 other ones have none. Most of the latter are about the")
+    print("often asked cities, so the two losses cannot be compared with each other.")
     print(" step   attention to the right word   loss with the text   loss without")
     for step, (attention, loss, blind_loss) in measured.items():
         print(f"{step:5}{attention:30.3f}{loss:21.3f}{blind_loss:15.3f}")
@@ -825,9 +843,11 @@ def show_groups(often, others, new):
     for name in ("without_retrieval", "right_document", "wrong_document_copied", "invented_with"):
         print(f"{name:<23}{often[name]:12.4f}{others[name]:9.4f}{new[name]:9.4f}")
     print("Four questions about each city, 20 about each that was often asked. In the results,")
-    print("often_ means these cities, and new_ the added ones. The rest is about the first 100.")
-    print("What memory knows of the often asked cities depends on the length of training.")
-    print("Of an added city it can know nothing. A copied name is real, even if it is wrong.")
+    print("often_ means these cities, and new_ the added ones. The rest is about the first 100,")
+    print("the often asked ones among them. new_documents is right answers with retrieval.")
+    print("What memory knows of the often asked cities depends on the length of training. It can")
+    print("disturb reading: of their texts, right or wrong, a few are not copied. Of an added")
+    print("city it can know nothing. A copied name is real, even if it is wrong.")
     print("In all texts, one of eight fixed words stands before an answer of one word.")
     print("Two of the bounds are without_retrieval + 0.1, and one is invented_without - 0.5.")
 
