@@ -25,10 +25,10 @@ be trained for it. Answers above this mean are made more probable, and those bel
        negative one pushes it down. kl_estimate charges a price for leaving the reference (the KL
        penalty), because the rule does not know what a name is. "vavava" is preferred, too.
     5. train_grpo: write four groups, update the policy twice with them, and repeat this 32 times.
-       (Why twice: with large models, writing usually takes most of the time.) The more the policy
-       changes, the less the old answers say about what it writes now. So in the second update,
-       clipped_objective stops the reward from pushing a token whose probability has already moved
-       by more than a fifth in the wanted direction.
+       (Writing usually takes most of the time with large models, so answers are used again. Shao et
+       al. use them once.) The more the policy changes, the less the old answers say about what it
+       writes now. So clipped_objective ends the push of an advantage on a token as soon as the
+       probability of the token has moved by more than a fifth in the direction of the push.
     6. judge: let the policy write names, count how many are preferred, and measure how far it has
        drifted from the reference. Two more policies are trained for comparison: plain_advantages
        are the rewards themselves, and divided_advantages are the published ones, divided by the
@@ -58,20 +58,20 @@ groups_per_step = 4  # prompts that are answered in each step
 grpo_steps = 32  # so each policy answers 32 * 4 = 128 prompts and learns from 1024 answers
 updates_per_step = 2  # how often each answer is used
 grpo_learning_rate = 0.01  # how far an update moves a parameter; it falls linearly to 0
-epsilon = 0.2  # the clip ends a token's push beyond this share; it does not limit the movement
+epsilon = 0.2  # the share by which a token's probability moves before the clip ends its push
 kl_coef = 0.1  # price for leaving the reference, per nat (unit of natural logarithms)
-num_probes = 20  # groups by the base and as many by the policy "siblings", to measure noise on
+num_probes = 20  # groups of the base, and of a trained policy, whose gradients are compared
 show_every = 4  # steps that are put together in one line of output
-# The task is that of microdpo and microppo, so the results can be compared with theirs.
+# The task is that of microdpo and microppo.
 vowels = "aeiouy"
 min_letters = 4  # a shorter name is never preferred
-num_pair_names = 4000  # microdpo pairs these names; here the first letters of 148 are the prompts
+num_pair_names = 4000  # names for prompts; the first letters of 128 + 20 of them are used
 num_prompts = 1000  # names that each model writes to be judged by
 n_embd = 8  # numbers per token in the GPT
 # the following are read by the code that is repeated from microgpt, near the end
 n_head = 2  # attention heads, which share those numbers
 n_layer = 1  # layers of attention and MLP
-block_size = 8  # reads a boundary and 7 letters; a name with an 8th is cut off and has reward 0
+block_size = 8  # the GPT reads a boundary and 7 letters; a longer name is cut off, with reward 0
 num_steps = 1000  # steps of the base model's training, one name each
 learning_rate = 0.01  # of the base model's training; it falls linearly to 0
 beta1 = 0.85  # Adam's memory of the gradient
@@ -134,20 +134,21 @@ def sample_group(policy, reference, prompt, chars):
 #     sum over all answers y of p(y) * reward(y)
 #
 # where p(y) is the probability that the policy answers with y. Let d stand for the derivative by
-# some parameter. The rewards do not depend on it, so the derivative of the mean reward is
+# some parameter. The rewards do not depend on it. The derivative of a logarithm is dlog p(y) =
+# dp(y) / p(y), so dp(y) = p(y) * dlog p(y). The derivative of the mean reward is
 #
 #     sum over y of dp(y) * reward(y) = sum over y of p(y) * dlog p(y) * reward(y)
 #
-# because dlog p(y) = dp(y) / p(y). The policy writes y with the probability p(y). So the sum on the
-# right is an average over what it writes, and the mean over a few written answers estimates it.
-# Training moves the parameters in the direction of this mean (REINFORCE, Williams 1992). What one
-# answer adds to it is called the push of the answer:
+# The policy writes y with the probability p(y). So the sum on the right is an average over what it
+# writes, and the mean over a few written answers estimates it. Going in the direction of this mean
+# is called REINFORCE (Williams 1992). Here Adam makes its step from it. What one answer adds to the
+# mean is called the push of the answer:
 #
 #     advantage(y) * dlog p(y)        where the advantage is the reward, for now
 #
-# A number b, called a baseline, may be subtracted from the reward of y. It must not depend on which
-# answer was drawn in this place. It may depend on the siblings, which are drawn independently of y.
-# It changes nothing on average, because the probabilities sum to 1, and 1 has the derivative 0:
+# A number b, called a baseline, may be subtracted from the reward of y. It must not depend on y. It
+# may depend on the siblings of y, because these are drawn independently of it. It changes nothing
+# on average, because the probabilities sum to 1, and 1 has the derivative 0:
 #
 #     sum over y of p(y) * dlog p(y) * b = b * sum over y of dp(y) = b * d(1) = 0
 #
@@ -157,19 +158,21 @@ def sample_group(policy, reference, prompt, chars):
 # all are pushed up with full strength. With a baseline near the mean reward, most pushes are small.
 #
 # This noise may be what makes the model drift. It raises no reward on average, but it moves the
-# policy, and n random steps lead about sqrt(n) times as far as one. (This is an argument. The run
+# policy, and n random steps lead about sqrt(n) times as far as one. Adam divides a gradient by its
+# recent size, so a factor that all pushes share has no effect. But the larger the noise is beside
+# the mean push and beside the price, the more of each step is random. (This is an argument. The run
 # measures the noise and the drift, but not that one causes the other.)
 #
 # If some prompts are harder than others, their mean rewards differ. Then each prompt should have a
-# baseline of its own, and its group gives one. In this task the prompts are about equally hard. So
-# this run shows what subtracting a mean is good for, but not what a mean for each prompt adds.
+# baseline of its own, and its group gives one. In this task these differences are small: by chance,
+# the means of eight answers differ more. So this run shows what subtracting a mean is good for, but
+# not what a mean for each prompt adds.
 
 
 def sibling_advantages(rewards):
     """A_i = r_i - mean(r): the reward of each answer minus the mean of its whole group.
 
-    The whole group is the answer and its siblings, not the siblings alone. The end of this text
-    shows that only a factor lies between the two. With eight answers, A_i is for example:
+    With eight answers, A_i is for example:
 
         preferred     mean     advantage of a preferred answer    of another one
             1        0.125                0.875                       -0.125
@@ -179,13 +182,13 @@ def sibling_advantages(rewards):
     So a rare preferred answer is pushed up strongly, and a rare other one is pushed down strongly.
     If all rewards are equal, all advantages are 0, and the policy learns nothing from the rewards.
 
-    Above, b stands in front of the sum, as it does not depend on which answer was drawn here. But
-    this mean contains the answer's own reward r. Let s be the mean of its seven siblings:
+    A baseline must not depend on the answer itself, but the mean of the group contains its reward
+    r. This does no harm. Let s be the mean of its seven siblings:
 
         r - (r + 7 s) / 8 = (8 r - r - 7 s) / 8 = 7/8 * (r - s)
 
-    So the baseline is s, which depends on the siblings only. Each push is 7/8 as strong. The price
-    for leaving the reference then weighs 8/7 as much beside it.
+    So it is as if the baseline were s, which depends on the siblings only, and all advantages were
+    multiplied by 7/8.
     """
     baseline = mean(rewards)
     return [reward - baseline for reward in rewards]
@@ -210,7 +213,7 @@ def divided_advantages(rewards):
     """
     differences = sibling_advantages(rewards)
     std = math.sqrt(mean([difference**2 for difference in differences]))
-    return [difference / (std + 1e-8) for difference in differences]  # 0 / 1e-8 if all are equal
+    return [difference / (std + 1e-8) for difference in differences]  # 1e-8: std may be 0
 
 
 def plain_advantages(rewards):
@@ -266,13 +269,14 @@ def kl_estimate(prob, ref_prob):
         second token    0.5     0.75        1.5     0.095             -0.405
         mean                                        0.144              0.144
 
-    Unlike the logarithm, the estimate is never negative. Its derivative is (1 - u) * dlog prob, and
-    the average of this over the same tokens is
+    Unlike the logarithm, the estimate is never negative. But its gradient is not that of the KL.
+    The derivative of the estimate is (1 - u) * dlog prob. Over the same tokens, its average is
 
         sum of prob * (1 - ref_prob / prob) * dlog prob = - sum of ref_prob * dlog prob
 
-    because the sum of prob * dlog prob is 0, as above. That is the derivative of another KL
-    divergence, that of the reference from the policy: sum of ref_prob * log(ref_prob / prob).
+    because the sum of prob * dlog prob is 0, as above. This is the derivative of the reverse KL,
+    sum of ref_prob * log(ref_prob / prob). So what pulls the policy back is the reverse KL. It is
+    also 0 only if the two are equal, and it charges most for tokens that the policy has given up.
     """
     u = ref_prob / prob
     return u - log(u) - 1.0
@@ -292,14 +296,15 @@ def answer_loss(policy, answer):
     tokens, it is A * dlog p of the answer, as derived above. (In the output, zEhAnE has six tokens
     after the prompt, with the boundary, and A = 0.875. The loss is -6 * 0.875: the price is 0.)
 
-    In the second update, the tokens are still those of the old policy. Let f = A * dlog p_new. The
-    average of ratio * f over its tokens is that of f over the present policy's, if none is cut:
+    In the second update, the tokens are still those that the old policy drew, with p_old. The ratio
+    corrects this. Let f be any function of the next token, such as A * dlog p_new. Over tokens that
+    are drawn with p_old, the average of ratio * f is the one of f over tokens drawn with p_new:
 
         sum of p_old * (p_new / p_old) * f = sum of p_new * f
 
-    This is exact for one token after given letters. These letters, which the old policy chose, and
-    the price get no such correction. So the averages in kl_estimate(), which are also those of one
-    token after given letters, are exact in the first update only.
+    Two things stay uncorrected. The letters before the token were drawn by the old policy, too. And
+    the price is not multiplied by the ratio, so what kl_estimate() says about averages is exact in
+    the first update only.
 
     Eq. 3 divides the sum by the number of tokens. Then each token of a long answer is pushed less.
     So bad answers are pushed down less if they are long, and may become long (Liu et al.).
@@ -361,7 +366,8 @@ def probs_after_update(reference, group):
     advantages = sibling_advantages([answer["reward"] for answer in group])
     for answer, advantage in zip(group, advantages):
         loss, _ = answer_loss(policy, {**answer, "advantage": advantage})
-        loss.backward()  # a sum serves as well as a mean, as Adam divides by the gradient's size
+        # The loss is a sum here, and not a mean. Adam's first step ignores such a factor.
+        loss.backward()
     params = [p for matrix in policy.values() for row in matrix for p in row]
     adam_step(params, [0.0] * len(params), [0.0] * len(params), 1, grpo_learning_rate)
     return [math.prod(token_probs(as_floats(policy), answer["tokens"])) for answer in group]
@@ -596,22 +602,24 @@ def compare_baselines(model, groups):
 #
 # In these runs plain had the larger KL by 0.5 or more. Four trials were made outside of this run:
 #
-#     1. Six further pairs with other random numbers: plain had the larger KL in all six, by 0.10,
-#        0.19, 0.50, 0.50, 0.94 and 1.34 (siblings: 1.15 to 1.36). An earlier pair had 0.01. So the
-#        five seeds understate the spread. The bound kl + 0.2 in main() fails in two of the six.
+#     1. Both policies trained six more times, with other random numbers: plain had the larger KL in
+#        all six, by 0.10, 0.19, 0.50, 0.50, 0.94 and 1.34 (siblings: 1.15 to 1.36). Another time it
+#        was by 0.01. So the five seeds understate the spread, and the bound kl + 0.2 in main()
+#        would have failed twice in six times.
 #     2. plain at twice the price (kl_coef = 0.2): 0.73 preferred at a KL of 1.21. At about this KL,
 #        siblings have more preferred names: 0.85 at 1.08.
 #     3. divided at twice the price: 0.84 preferred at a KL of 1.22, about as siblings. This
 #        suggests that the division mainly makes the price count less beside larger advantages.
-#     4. One baseline for all, the mean of the 32 rewards of a step: in five trainings 0.85 to 0.89
-#        preferred at 1.21 to 1.27. (siblings: 0.85 to 0.89 at 1.17 to 1.27. The table differs,
-#        because these runs used other random numbers.) The prompts differ little: 1500 answers of
-#        the base per letter gave rates of 0.125 (y) to 0.29. The variance of these rates is about
-#        0.001. By chance alone, the means of groups have a variance of 0.024.
+#     4. One baseline for all, the mean of the 32 rewards of a step, and siblings, five times with
+#        the same random numbers: 0.85 to 0.89 preferred at 1.21 to 1.27, and 0.85 to 0.89 at 1.17
+#        to 1.27. So a mean for each prompt adds nothing here. The variance of the mean rewards of
+#        prompts (by the base, 0.12 for y to 0.3) is about 0.001. By chance alone, the means of
+#        groups have a variance of 0.024.
 #
 # Some drift is needed. A name is preferred with probability 0.26 at the base, and 0.85 afterwards.
-# The KL divergence of this outcome is 0.85 * log(0.85 / 0.26) + 0.15 * log(0.15 / 0.74) = 0.77, and
-# that of the whole names cannot be smaller.
+# The least KL for this is that of the base with its preferred names more often, and nothing else
+# changed: 0.85 * log(0.85 / 0.26) + 0.15 * log(0.15 / 0.74) = 0.77. If all names were preferred, it
+# would be log(1 / 0.26) = 1.35. So siblings are nearer to what is needed than plain and divided.
 #
 # After training, most answers are preferred, and plain pushes each of them at full strength. The
 # mean of the other seven leaves 20 to 30 % of this noise on these seeds. The mean of all 160 leaves
@@ -628,7 +636,8 @@ def main():
     names = load_names()
     chars = sorted(set("".join(names)))
     base_names, prompt_names, heldout = split_names(names)
-    # A prompt is only a letter, so the prompts for judging occur in training, too.
+    # A prompt is only a letter. So nearly all prompts for judging occur in training, too. (60 of
+    # the 1000 do not: n, p, q, u and x are no prompts of training, with seed 42.)
     train_prompts = [chars.index(name[0]) for name in prompt_names]
     prompts = [chars.index(name[0]) for name in heldout[:num_prompts]]
     print(f"Training the base model on {len(base_names)} names:")
@@ -659,7 +668,7 @@ def main():
     noise = compare_baselines(policy, groups)
     show_noise({"base": compare_baselines(reference, base_groups), "siblings": noise})
 
-    # The bounds hold with the seeds 42 to 46. In trial 1 above, two of six break that of plain_kl.
+    # The bounds hold with the seeds 42 to 46, and that of plain_kl not always (see trial 1 above).
     print_results(
         [
             ("base_preferred_rate", base["preferred_rate"], ""),
@@ -701,13 +710,16 @@ def show_group(group, probs_after, chars):
     print("plain           advantage: the reward itself")
     print(f"siblings        advantage: the reward minus the mean of the group, {mean(rewards):.3f}")
     print(f"divided         the same, divided by the standard deviation, {std:.3f}")
-    print("after / before  the probability after one update by this group (siblings) / before it")
+    print("after / before  the probability after one update by this group (siblings) / before it.")
+    print("                divided would give the same, as Adam's first step ignores a factor.")
 
 
 def explain_columns():
     """Print what the columns of show_steps() mean."""
     print("\nThe next three tables are about what the policies write in training:")
-    print("equal   share of the groups whose rewards are equal, and so teach siblings nothing")
+    print(
+        "equal   share of the groups whose rewards are equal, so that siblings only get the price"
+    )
     print("cut     share of the tokens that the reward pushed no further in the second update")
     print("KL      from the reference, per name, as kl_estimate() has it, in nats (log base e)")
 
