@@ -19,11 +19,12 @@ token, for every text that is being written.
        cache each time. To work without one means to call it with an empty cache each time. Nothing
        else is different.
     3. compare: write the same text in both ways, check that the scores for the next token (the
-       logits) are equal, and count multiplications. The matrices of the model meet one vector per
-       token with a cache, and all t vectors of the text without one. In attention, the newest of t
+       logits) are equal, and count multiplications. With a cache, one vector per token goes through
+       the layers. Without one, all t vectors of the text do. In attention, the newest of t
        positions looks at t keys. Without a cache, all positions look again, at 1 + 2 + ... + t =
        t (t + 1) / 2 keys. So when t doubles, the attention for a token costs twice as much with a
-       cache, and about four times as much without.
+       cache, and about four times as much without. What the other matrices cost stays the same with
+       a cache, and is doubled without.
     4. serve: share one memory among the caches of many texts, whose final lengths nobody knows.
        Reserving enough for the longest possible text leaves most of it empty, because every text
        begins short, and most end short. Paging hands out small pages, as they are needed.
@@ -57,7 +58,7 @@ longest_text = 16  # positions of the longest text in that memory: a boundary an
 page_sizes = (8, 4, 2, 1)  # positions per page, to compare
 main_page_size = 4  # the one that the results at the end are about
 num_texts = 300  # texts that come and go in the shared memory; each is as long as a name
-# the following are read by the code that is repeated from microgpt, near the end
+# the following are also read by the code that is repeated from microgpt, in the last part
 n_layer = 2  # layers of attention and MLP
 block_size = 64  # the context: positions that the model can handle; each prompt is continued to it
 
@@ -143,12 +144,14 @@ def forward(model, tokens, cache, counter):
     from the beginning of the same text. The keys and values of the new positions are appended to
     it. Returns [new positions][n_embd].
 
-    Why a cache is allowed: take any position, say 3. In layer 0 it reads its own vector, which
-    comes from its own token, and the keys and values of the positions 0 to 3. Those of later
-    positions are not in the lists yet, because the loop over the vectors goes from left to right.
-    So no later token has a part in what layer 0 computes for position 3. What layer 0 computes for
-    the positions 0 to 3 is all that position 3 reads in layer 1. So no later token has a part in
-    what layer 1 computes for it either, and so on, however many layers there are.
+    Why a cache is allowed: we go through the layers, and ask what can have a part in the vector
+    that comes out of a layer at a position, say 3. In layer 0, it comes from the vector of position
+    3, and from the keys and values of the positions 0 to 3. (Those of later positions are not in
+    the lists yet, because the loop over the vectors goes from left to right. On a GPU, which
+    computes all positions at once, a mask hides them.) All of these come from the tokens 0 to 3. In
+    the same way, what layer 0 computes for position 2 comes from the tokens 0 to 2, and so on.
+    Layer 1 reads only these vectors, again from left to right. So no later token has a part in
+    what it computes, and the same holds for the next layer, however many there are.
     """
     first_new = num_cached(cache)
     vectors = []
@@ -157,7 +160,7 @@ def forward(model, tokens, cache, counter):
     for layer in range(n_layer):
         if layer not in cache:
             cache[layer] = ([], [])
-        keys, values = cache[layer]  # the cache's own lists: what is appended to them stays
+        keys, values = cache[layer]  # these are the lists in the cache, so what is appended stays
         outputs = []
         for x in vectors:
             # Attention: append the key and value of this position, then look at all that are there.
@@ -201,9 +204,9 @@ Step = collections.namedtuple("Step", "text logits counter kept_numbers")
 def write(model, tokens, use_cache):
     """Continue a text until the context is full. Yield a Step per token.
 
-    text are the tokens so far. logits [vocab_size] are the scores of the next token, and the
-    counter holds what they cost. kept_numbers is how many numbers of keys and values stay in memory
-    until the next token.
+    text are the tokens so far, without the next one. logits [vocab_size] are the scores of the next
+    token, and the counter holds what they cost. kept_numbers is how many numbers of keys and values
+    stay in memory until the next token. The last Step has a text of block_size tokens.
 
     Writing does not stop at a boundary. The model was trained on names, so the rows of wpe for
     later positions have never been trained, and the model writes noise there. That changes no cost.
@@ -240,9 +243,10 @@ def compare(model, prompt):
     plain is without a cache and cached is with one. Both draw the same random numbers, so that
     their texts can differ only if their logits do.
 
-    The plain way could be leaner. In the last layer, only the newest position's vector is used.
-    Without the others, 64 positions would cost 92504 multiplications instead of 165080. The growth
-    would be the same, because all layers before the last one need every position.
+    The plain way could be leaner. Of what the last layer computes, only the newest position's
+    vector is used. If this layer made no query, average and MLP for the others, but only their keys
+    and values, 64 positions would cost 92504 multiplications instead of 165080. The growth would be
+    nearly the same, because all layers before the last one need every position.
     """
     state = random.getstate()
     plain = {len(step.text): step for step in write(model, prompt, use_cache=False)}
@@ -316,15 +320,16 @@ def serve(lengths, page_size):
     without a look at the lengths, as nobody would know them: a length only says when a text ends.
 
     Yields (tables, sizes, free): {text: its pages}, {text: positions it has}, and the free pages.
-    They are the same three objects each time, and change with the next step. Raises IndexError if a
-    page is needed and none is free. (A server would let that text wait.)
+    They are the same three objects each time, so look at them before you ask for the next step.
+    Raises IndexError if a page is needed and none is free. (A server would let that text wait. Here
+    the memory is large enough, and what is taken at most is printed.)
     """
     free = list(reversed(range(memory_size // page_size)))  # pop() takes page 0 first
     tables = {}
     sizes = {}
     step = 0
     while step < len(lengths) or tables:  # until the last text has ended
-        for text in list(tables):
+        for text in list(tables):  # a list of its own, because entries of tables are deleted
             if sizes[text] == lengths[text]:
                 free += tables.pop(text)
                 del sizes[text]
@@ -384,7 +389,7 @@ def main():
         num_compared += len(plain)
         num_different += count_differences(plain, cached)
 
-    # What does a token cost? That depends on the length of the text alone, so one text is enough.
+    # What does a token cost? That depends only on how long the text and the prompt are.
     plain, cached = comparisons[0]
     show_costs(letters_of(plain[block_size].text, chars), plain, cached)
 
@@ -395,7 +400,8 @@ def main():
     paging = {page_size: memory_use(lengths, page_size) for page_size in page_sizes}
     show_waste(reserving, paging)
 
-    # The last bound says that pages of 4 never take much more than half of what reserving takes.
+    # Both growths are formulas: 64 * 65 / (32 * 33), and 64 / 32. A position takes 64 bytes: a key
+    # and a value of 8 numbers of 2 bytes, in 2 layers. paging_peak < 0.6 * reserving_peak.
     print_results(
         [
             ("compared_tokens", num_compared, ""),
@@ -421,7 +427,9 @@ def letters_of(tokens, chars):
 
 def show_three_tokens(model, tokens, chars):
     """Print which positions the model computes for the first three tokens, in both ways."""
-    print("The first three tokens of a text. A dot is the boundary in front of it.")
+    cost = n_layer * (n_embd + n_embd)  # see attend()
+    print("The first three tokens of a text. A dot is the boundary in front of it. Attention costs")
+    print(f"{cost} multiplications for each position that a computed position looks at.")
     print("           computed positions         multiplications for attention")
     print("text so far  no cache  with a cache     no cache  with a cache")
     kept = {}
@@ -444,7 +452,9 @@ def show_costs(text, plain, cached):
     print(f"\nThe model continues {text[:prompt_length]} to {text}")
     print("Multiplications for one token, with the model's matrices and in attention. The first")
     print("row is the first token after the prompt, for which both ways compute all positions.")
-    print(f"Bytes kept are those of the cache, {bytes_per_number} for a number. # stands for 256.")
+    print(
+        f"Bytes kept are those of the cache, {bytes_per_number} for a number. # is for a full 256."
+    )
     print("                 no cache            with a cache")
     print("positions  matrices  attention  matrices  attention  bytes kept")
     for length in plain:
