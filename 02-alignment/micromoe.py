@@ -30,18 +30,19 @@ the router may choose some experts hardly ever. An expert learns only from the i
 asked about, so such an expert learns from few. So a second loss is added to the first one. It is
 larger if the router prefers the same experts for most inputs.
 
-At so small a size, only the saving is shown: more parameters at nearly the same cost. That they
-improve the predictions is not shown; HOW GOOD IS IT has the figures.
+At so small a size, only the saving is shown: more parameters with nearly as few multiplications.
+That they improve the predictions is not shown, and neither is that a collapse does harm. HOW GOOD
+IS IT has the figures.
 
     1. read_context: a token is the number of a letter, or of the boundary between names. It has an
-       embedding, a list of four parameters. The input x is those of the last three tokens.
+       embedding, a list of four numbers. The input x joins the embeddings of the last three tokens.
     2. route, choose, gates_of: the router's probabilities, the two chosen experts, and their gates.
     3. expert_forward and mixture: each of the two gives a score (logit) to every possible next
        token. The gates mix their scores.
     4. cross_entropy and balance_loss: softmax turns the mixed scores into probabilities. The first
-       loss is -log of that of the token that really came next. 0.1 times the second is added to it.
-    5. batch_backward: backward() finds the gradients of the router. Those of the experts are worked
-       out by hand. Both read x, so the embeddings get gradients from both, which are added up.
+       loss is -log p of the token that came next. Training lowers the first + 0.1 * the second.
+    5. batch_backward: find by how much the losses change if a parameter does, its gradient. For the
+       router, the engine does this. For the experts, the formulas are written out.
     6. train: four names per step. The mixture is trained with the second loss and without it. Its
        rival is one dense network, with about as many parameters as the mixture uses for an input.
 
@@ -74,7 +75,7 @@ n_dense = 12  # hidden units of the dense rival; it has 615 parameters, and the 
 initial_std = 0.3  # standard deviation of all initial parameters
 balance_weight = 0.1  # factor of the second loss; Switch has 0.01 and far more steps
 num_steps = 500  # training steps of each model; they read 500 * 4 = 2,000 of the names
-batch_size = 4  # names per step: about 28 inputs, enough to see which experts are chosen often
+batch_size = 4  # names per step: about 29 inputs, enough to see which experts are chosen often
 learning_rate = 0.05  # how far a step moves a parameter at first; it falls linearly to 0
 num_heldout = 500  # names to judge by; no training step sees them
 num_samples = 300  # names that the trained mixture writes
@@ -145,7 +146,8 @@ def route(model, x):
     """A probability for each expert: p = softmax(W x + b) (Fedus et al. 2021, eq. 1, and a bias).
 
     Because of the bias b, the router can prefer an expert whatever the input is. The papers have no
-    bias. W and b are random at first, so the experts are chosen unevenly even before training.
+    bias. It is here because the other layers have one. W and b are random at first, so the experts
+    are chosen unevenly even before training.
     """
     scores = linear_with_bias(x, model["router"], model["router_bias"])
     return softmax(scores)
@@ -184,12 +186,12 @@ def gates_of(probs, chosen):
 # === THE EXPERTS: small networks with equal shapes and different parameters ===
 #
 # IMPLEMENTATION NOTE: the router computes with Values. The experts compute with floats, and their
-# derivatives are written by hand (see THE WAY BACK). With Values, training would take 1.3 times as
-# long.
+# derivatives are written by hand (see THE WAY BACK). With Values, training would take about 1.4
+# times as long.
 
 
 def expert_matrix(model, i, part):
-    """One of the matrices w1, b1, w2, b2 of expert i, as floats, also if the model is of Values."""
+    """One of the matrices w1, b1, w2, b2 of expert i, as floats: of Values, their numbers."""
     return [floats(row) for row in model[f"expert{i}.{part}"]]
 
 
@@ -222,8 +224,8 @@ def mixture(model, x, probs, chosen):
     answers = []
     for i in chosen:
         hidden, out = expert_forward(model, i, floats(x))
-        # In training, the gates are Values. The scores are floats, and become Values here, so that
-        # backward() gives each of them a gradient.
+        # In training, the gates are Values. The scores are floats. Here they become Values without
+        # inputs, so that backward() gives each a gradient and stops there (see THE WAY BACK).
         if isinstance(gates[0], Value):
             out = [Value(score) for score in out]
         answers.append({"expert": i, "hidden": hidden, "out": out})
@@ -248,11 +250,16 @@ def forward(model, context):
 def cross_entropy(logits, target):
     """-log p(target) with p = softmax(logits), in nats, the unit of the natural logarithm.
 
-    It is log(27) = 3.30 for a blind guess among 27 tokens. It is one Value, with the derivatives
+    It is log(27) = 3.30 for a blind guess among 27 tokens. Written out, it is
+
+        loss = log(sum of exp(logit)) - logit of the target
+
+    The derivative of the first term by the logit of t is exp(logit of t) / sum = p_t. So
 
         d(loss)/d(logit of t) = p_t - 1 if t is the target, else p_t
 
-    So the target's logit is pushed up, and the others down.
+    The target's logit is pushed up, and the others down. For Values, the result is one Value, made
+    from its number, its inputs and these derivatives.
     """
     probs = softmax(floats(logits))
     loss = -log(probs[target])
@@ -276,18 +283,20 @@ def cross_entropy(logits, target):
 #                                                          balance_weight here)
 #
 # With N = 4, if every f_i and P_i is 1/4, each of the four products is 1/16, and the loss is
-# 4 * 4/16 = 1. If two experts get half of all choices and half of the probability each, f and P are
-# (0.5, 0.5, 0, 0), and the loss is 4 * (0.25 + 0.25) = 2.
+# 4 * 4 / 16 = 1. If two experts get half of all choices and half of the probability each, f and P
+# are (0.5, 0.5, 0, 0), and the loss is 4 * (0.25 + 0.25) = 2.
 #
 # But a loss near 1 does not prove that the choices are even. If each input has the probabilities
-# (0.255, 0.255, 0.245, 0.245), two experts get all choices, and it is 4 * 2 * (0.5 * 0.255) = 1.02.
+# (0.255, 0.255, 0.245, 0.245), two experts get all choices. f is (0.5, 0.5, 0, 0), and the loss is
+# 4 * (0.5 * 0.255 + 0.5 * 0.255) = 1.02.
 # It is even below 1 if the experts that are chosen more often have the lower P_i, as in the name
 # that is printed after training (0.993). So look at the shares.
 #
 # How does it reach the router? f_i is a count and has no derivative. But P_i has one, because it is
 # made of the router's probabilities: d(loss)/d(P_i) = N f_i. It is positive for every expert that
-# was chosen. But the probabilities sum to 1, so they cannot all fall. If f_i is above the average,
-# training lowers the probability, and if it is below, training raises it (see THE WAY BACK).
+# was chosen. But the probabilities sum to 1, so they cannot all fall. For each input, training
+# lowers the scores of the experts whose f_i is above the average of all f_i, weighted by the
+# probabilities of this input. It raises the other scores (see THE WAY BACK).
 #
 # Without this loss, some experts can end up with hardly any inputs. This is called a collapse.
 
@@ -331,16 +340,18 @@ def balance_loss(all_probs, all_chosen):
 
 # === THE WAY BACK: through the gates by Value, through the experts by hand ===
 #
-# We write E_i for E_i(x), the answer of expert i, and E_it for its score of token t. u_t is
-# d(loss)/d(y_t), where the loss is the cross-entropy of one input. By cross_entropy(), u_t is the
-# predicted probability of t, minus 1 for the target. y = sum of g_i E_i is a sum of products, so
-# the chain rule gives the gradients of both factors:
+# Take one input, and let "loss" be its cross-entropy. We write E_i for E_i(x), the answer of expert
+# i, a list of scores. E_it is its score of token t. y_t is the mixed score of t: the sum of all
+# g_i E_it. u_t is d(loss)/d(y_t). By cross_entropy(), it is the predicted probability of t, minus 1
+# for the target. The gate g_i is a factor in every y_t, but the score E_it only in y_t. So the
+# chain rule gives
 #
 #     to the router:    d(loss)/d(g_i)  = u . E_i, the sum of u_t * E_it over all t
 #     to the expert:    d(loss)/d(E_it) = u_t * g_i
 #
 # How does the router learn from this? The gates are a softmax over the chosen scores s_i. If one
-# score rises, its own gate rises, and takes from each other gate j:
+# score rises, its own gate rises, and takes from each other gate j. By the quotient rule, for g_i =
+# exp(s_i) / (sum of exp(s_j)),
 #
 #     d(g_i)/d(s_i) = g_i * (1 - g_i)        d(g_j)/d(s_i) = -g_i * g_j
 #
@@ -353,10 +364,10 @@ def balance_loss(all_probs, all_chosen):
 # The second line moves -g_i g_i (u . E_i) into the sum. For the third, note that y is the sum of
 # g_j E_j. So u . y is the sum of g_j (u . E_j): the average of all u . E_j, weighted by the gates.
 #
-# u . E_i says how fast the loss grows with more of this answer. The smaller it is, the better is
-# the answer. So the score of an answer that is better than the mix y goes up, and that of a worse
-# one goes down. Let the gates be 0.7 and 0.3, for example, and u . E be -1 for the first expert and
-# 1 for the second. Then u . y is 0.7 * -1 + 0.3 * 1 = -0.4. The first score has the gradient
+# u . E_i says how fast the loss grows if the mix gets more of this answer. If it is below u . y, the
+# loss falls if the mix gets more of this answer and less of the rest. So the score goes up. Else it
+# goes down. Let the gates be 0.7 and 0.3, for example, and u . E be -1 for the first expert and 1
+# for the second. Then u . y is 0.7 * -1 + 0.3 * 1 = -0.4. The first score has the gradient
 # 0.7 * (-1 + 0.4) = -0.42 and goes up. The second has 0.3 * (1 + 0.4) = 0.42 and goes down.
 #
 # Why do the experts become different? They differ from the start by their random parameters. The
@@ -375,7 +386,7 @@ def balance_loss(all_probs, all_chosen):
 #     c_i = d(balance loss)/d(p_i) = N f_i / n
 #
 # The probabilities are a softmax over all N scores, as the gates are one over the chosen scores. So
-# the same two steps follow:
+# the same follows as above, with p for g and c_i for u . E_i:
 #
 #     d(balance loss)/d(s_i) = p_i (1 - p_i) c_i - sum of p_i p_j c_j over the other j
 #                            = p_i (c_i - sum of p_j c_j over all j)
@@ -391,9 +402,11 @@ def balance_loss(all_probs, all_chosen):
 # The code goes back in two stages. backward() cannot pass through the floats of an expert. It stops
 # at the Values that mixture() made of the scores. They have no inputs, and are called leaves:
 #
-#     x --+--> router (Values) --------------> gates ---+
-#         |                                             +--> y, the mixed answer --> loss
-#         +--> expert (floats) --> answer --> leaves ---+
+#     x --+--> router (Values) --> probabilities --+--------------> balance loss --------+
+#         |                                        |                                      +--> total
+#         |                                        +--> gates ---+                        |
+#         |                                                      +--> y --> cross-entropy +
+#         +--> expert (floats) --> answer ------------> leaves --+
 #
 #     1. total.backward() goes from both losses to the gates, the router and x, and to the leaves.
 #        The .grad of a leaf is then u_t * g_i / n, with the u_t of its own input. It is divided by
@@ -557,16 +570,19 @@ def watch_training(title, start, names, chars, weight):
 #       trained without it                         0.0579  0.0000  0.0021  0.1095  0.0084
 #     least share of an expert, if router_bias starts at 0:
 #       before training                            0.1871  0.1417  0.1854  0.1510  0.1265
-#       trained without the balance loss           0.0000  0.0211  0.1049  0.0070  0.0038
+#       trained with the balance loss              0.2192  0.2403  0.2062  0.2407  0.2005
+#       trained without it                         0.0000  0.0211  0.1049  0.0070  0.0038
 #
-# The balance loss makes the shares even. Without it, some expert is hardly used on four of the five
-# seeds, but on four it was hardly used before training, too. The last two rows show that training
-# without the balance loss causes it: from a router_bias of 0, the least share falls on every seed.
+# The balance loss makes the shares even. Without it, an expert is hardly used on all seeds but 45.
+# This alone does not prove that training causes it, because on all seeds but 42, an expert was
+# hardly used before training, either. With a router_bias of 0, the start is more even. From there,
+# the least share falls on every seed without the balance loss, and rises on every seed with it.
 #
 # A gain in the predictions is not shown. The mixture's loss minus the rival's is -0.016, 0.006,
 # -0.017, -0.018 and -0.002. The mean is -0.009, with a standard error of 0.005. That a collapse
 # does harm is not shown either. In 500 steps, more parameters hardly help: a dense network with 24
-# hidden units, which has 1,095, was worse than the rival on four of the five seeds.
+# hidden units, which has 1,095, had 2.4271, 2.3983, 2.4169, 2.4280 and 2.3979. That is worse than
+# the rival on three of the five seeds, and better on two.
 
 
 def count_params(model, prefix=""):
@@ -628,7 +644,8 @@ def evaluate(model, examples):
         "balance": balance_loss(all_probs, all_chosen),
         "choices": choices,
         "information": mutual_information(choices),
-        "most": entropy([i for i, _ in choices]) - math.log2(top_k),  # H(expert) - 1
+        # log2(top_k) is 1 bit, see mutual_information()
+        "most": entropy([i for i, _ in choices]) - math.log2(top_k),
     }
     if len(model["router"]) > 1:  # not the dense rival
         figures |= other_losses(model, examples)
@@ -642,8 +659,9 @@ def other_losses(model, examples):
         all      if all of them are asked
 
     Their gates are their own probabilities, rescaled to sum to 1. If "wrong" is larger than the
-    loss, the experts differ, and the chosen ones answer better on average. If "all" is not smaller,
-    nothing is lost by asking only two, at about half the cost.
+    loss, the experts differ, and the chosen ones answer better than the two that the router likes
+    least. (Two at random would do better than those.) If "all" is not smaller, this model, which
+    was trained with two, gains nothing by asking four, at about twice the cost.
     """
     wrong = []
     every = []
@@ -674,9 +692,10 @@ def entropy(items):
 def mutual_information(choices):
     """How much the last token tells about the expert, in bits. 0 means that it tells nothing.
 
-    It is H(expert) + H(token) - H(both), where H is the entropy. It is at most H(expert) - 1: even
-    a token that decides which two experts are chosen leaves open which of them a choice is, and
-    that is 1 bit. With four equal shares, H(expert) is 2, so the most is 1. The figure of an
+    It is H(expert) + H(token) - H(both), where H is the entropy. It is at most H(expert) - 1.
+    Suppose that the token decides which two experts are chosen. `choices` has both, one entry for
+    each. So the token still leaves open which of the two is the expert of an entry, and that is 1
+    bit. With four equal shares, H(expert) is 2, so the most is 1. The figure of an
     untrained router is above 0, too, because its input holds the last token.
     """
     experts = [expert for expert, _ in choices]
@@ -759,12 +778,12 @@ def main():
 
     untrained = figures["untrained"]
     least = min(figures["unbalanced"]["shares"])
-    # The sums and differences in the bounds take their figures from other rows.
+    # Some bounds are computed from other figures: min_expert_share > unbalanced_min_share + 0.05.
     print_results(
         [
             ("params_owned", count_params(start), ""),
             ("params_active", count_active_params(start), ""),
-            ("heldout_loss", mix["loss"], "< 2.5"),  # counted pairs of letters reach 2.46 to 2.49
+            ("heldout_loss", mix["loss"], "< 2.5"),  # pairs, counted in the names of training: 2.46
             ("dense_heldout_loss", figures["dense"]["loss"], ""),
             ("wrong_experts_loss", mix["wrong"], f"> {mix['loss'] + 0.1:.4f}"),
             ("unbalanced_min_share", least, ""),
@@ -882,8 +901,8 @@ def show_models(figures):
             line += f"   {shares}"
         print(line)
     gap = figures["balanced"]["loss"] - figures["dense"]["loss"]
-    print(f"The balanced mixture's loss minus that of the dense rival is {gap:.3f}. This does not")
-    print("show a gain, because the difference has the other sign on some seeds.")
+    print(f"The balanced mixture's loss minus that of the dense rival is {gap:.3f}. One difference")
+    print("does not show a gain: over five seeds, they spread around -0.009 (see the script).")
     before = min(figures["untrained"]["shares"])
     least = min(figures["unbalanced"]["shares"])
     verdict = "That is a collapse" if least < 0.1 else "On this seed, nothing collapsed"
