@@ -366,8 +366,8 @@ def balance_loss(all_probs, all_chosen):
 #
 # u . E_i says how fast the loss grows if the mix gets more of this answer. If it is below u . y,
 # the loss falls if the mix gets more of this answer and less of the rest. So the score goes up.
-# Else it goes down. Let the gates be 0.7 and 0.3, for example, and u . E be -1 for the first expert and 1
-# for the second. Then u . y is 0.7 * -1 + 0.3 * 1 = -0.4. The first score has the gradient
+# Else it goes down. Let the gates be 0.7 and 0.3, for example, and u . E be -1 for the first expert
+# and 1 for the second. Then u . y is 0.7 * -1 + 0.3 * 1 = -0.4. The first score has the gradient
 # 0.7 * (-1 + 0.4) = -0.42 and goes up. The second has 0.3 * (1 + 0.4) = 0.42 and goes down.
 #
 # Why do the experts become different? They differ from the start by their random parameters. The
