@@ -191,6 +191,11 @@ def test_losses_equal_the_reference(script):
     assert found["information"] == script.mutual_information(expected)
     entropy = -math.fsum(share * math.log2(share) for share in shares if share)
     assert found["most"] == pytest.approx(entropy - 1)
+    for idle in range(4):  # each expert is among those not chosen
+        weights["router_bias"][0][idle] -= 20
+        worst = reference(weights, examples, 2, best=False)[0]
+        assert script.evaluate(weights, examples)["wrong"] == pytest.approx(worst)
+        weights["router_bias"][0][idle] += 20
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.8])
