@@ -141,9 +141,7 @@ def quantize(weights, grid, bits):
     ints = []
     for weight in weights:
         q = round(weight / grid.scale) + grid.zero
-        # The points reach all weights, so clipping hardly ever acts. A case with zero_point and 4
-        # bits is weights from -3.5 to 11.5. S is 1, and Z is -4.5 rounded to -4. (round() takes a
-        # half to the even side.) 11.5 becomes 12, and 12 - 4 = 8 is clipped to 7.
+        # The points reach all weights, so clipping hardly ever acts (see zero_point for a case).
         ints.append(max(smallest_int(bits), min(largest_int(bits), q)))
     return ints
 
@@ -155,21 +153,22 @@ def dequantize(ints, grid):
 
 
 def zero_point(weights, bits):
-    """The grid that reaches about from the smallest weight to the largest, and uses all integers.
+    """The grid that reaches about from the smallest weight to the largest, with all its gaps.
 
     absmax reaches equally far to both sides of 0. If the weights do not, some of its points lie
     where no weight is. Here the points reach from low to high, so they can be closer together. low
     is the smallest of the weights and 0.0, and high the largest. 0.0 is included, so that one of
-    the integers stands for it. It has to stay exactly 0.0: it can be a connection that was removed.
+    the integers stands for it. Then a weight of 0.0, such as a removed connection, stays 0.0.
 
     The 16 integers of 4 bits have 15 gaps, of which absmax uses 14. (With 2 bits it uses 2 of 3.)
     Here all are used:
 
         S = (high - low) / (2^bits - 1)        (Jacob et al. 2018, eq. 12)
 
-    low shall get the smallest integer: low / S + Z = smallest. Z has to be an integer, too. So
+    The weight `low` shall get the smallest integer, -8 with 4 bits. So low / S + Z = -8, and Z is
+    -8 - low / S. But Z has to be an integer, too:
 
-        Z = round(smallest - low / S)
+        Z = round(-8 - low / S)
 
     The five weights reach from -0.20 to 0.70. So S = 0.90 / 15 = 0.06. Z = round(-8 + 3.33) = -5:
 
@@ -180,8 +179,12 @@ def zero_point(weights, bits):
         restored          0.72   -0.18    0.06    0.24   -0.12
         error             0.02    0.02    0.02   -0.02    0.01
 
-    The rounding of Z moves all points, by half a scale at most. Here they reach from
-    0.06 * (-8 - -5) = -0.18 to 0.06 * (7 - -5) = 0.72.
+    A point is S * (q - Z), and Z is off by a half at most. So all points are moved by half a scale
+    at most. Here they reach from 0.06 * (-8 - -5) = -0.18 to 0.06 * (7 - -5) = 0.72.
+
+    This can leave a weight half a gap outside of all points. With weights from -3.5 to 11.5, S is
+    1, and Z is -4.5 rounded to -4. (round() takes a half to the even side.) 11.5 becomes 12, and
+    12 - 4 = 8 is clipped to 7.
     """
     low = min(0.0, min(weights))
     high = max(0.0, max(weights))
@@ -254,14 +257,15 @@ def unpack(packed, bits, count):
 # Rows help without outliers, too. The largest of the 16 weights of a row (64 in mlp_fc2) is mostly
 # smaller than the largest of the whole matrix, and so the scale is smaller. In the model that is
 # trained here, this is nearly all that rows gain. With absmax and 4 bits, the root mean square of
-# the errors is 0.141 of that of the weights with one scale, and 0.088 with rows. If the weights of
-# each matrix are shuffled first, no row has outliers of its own. Yet rows then have 0.089 (measured
-# outside this run). Only in lm_head the shuffling harms clearly, with 0.089 instead of 0.077.
+# the errors is 0.141 of that of the weights with one scale, and 0.088 with rows (a mean over the
+# matrices). If the weights of each matrix are shuffled first, the rows differ only by chance. They
+# still gain as much: 0.091, the mean of 200 shuffles, which were made outside this run. Only in
+# lm_head the shuffling harms clearly, with 0.089 instead of 0.077.
 #
 # The price is 4 bytes per row, and one more integer with zero_point. At 4 bits, the integers of a
-# row take 8 bytes if it has 16 weights, and 2048 if it has 4096. So wide rows hardly notice it. But
-# the more weights share a scale, the larger the largest tends to be. So large models often divide
-# their rows.
+# row take 8 bytes if it has 16 weights, and 2048 if it has 4096. So the price hardly matters in
+# wide rows. But the largest of 4096 weights tends to be larger than the largest of 16, and so does
+# the scale. So large models often divide their rows.
 
 
 def flat(matrix):
@@ -329,24 +333,28 @@ def round_model(model, method):
 #
 # First, half a scale is not much in comparison with the usual weight. (The root mean square of
 # some numbers is called the usual one here.) The scale of absmax is the largest weight divided
-# by 127 or 7. In this model the weights have roughly a normal distribution, and so the largest is
-# only a few times the usual one. An output of a matrix is a sum of products. Some of them are
-# positive and some negative, and so are their errors. So the errors do not pile up. In a trial with
+# by 127 or 7. In this model the weights have roughly a normal distribution, as they had at the
+# start of its training. So the largest is only a few times the usual one. An output of a matrix is
+# a sum of products. These have both signs, and so have their errors. So the errors cancel as much
+# as the products do, and an output is off by about as large a part as the weights. In a trial with
 # 4 bits outside this run, the weights of the matrices other than wte and wpe were off by 0.13 to
 # 0.16 of the usual weight, and the outputs of these matrices by 0.07 to 0.16 of the usual output.
 #
 # Second, small errors cost very little. If the weights w_i have the errors e_i, the loss becomes
 #
-#     loss(w + e) = loss(w) + sum g_i e_i + a sum of products e_i e_j, each times a factor + ...
+#     loss(w + e) = loss(w) + sum of g_i e_i + sum of h_ij e_i e_j + further terms
 #
-# g_i is the gradient by w_i (the derivative of the loss). In the first sum, ups and downs mostly
-# cancel: with 4 bits, the sum of all |g_i e_i| is 0.038 of the loss, and that of g_i e_i is -0.0015
-# of it (measured outside this run). Training does less: it makes the g_i about 4 times smaller.
+# g_i is the gradient by w_i (the derivative of the loss), and h_ij half a second derivative. In the
+# first sum, ups and downs mostly cancel: with 4 bits, the sum of all |g_i e_i| is 0.038 of the
+# loss, and that of g_i e_i is -0.0015 of it (measured outside this run). That training has made the
+# g_i small adds less to this: in the untrained model, they are 3 to 4 times as large.
 #
 # If all errors change their sign, so does the first sum, but not the second. The second grows with
-# the square of the errors: with 4 bits, errors twice as large made it 3.9 to 4.1 times as large
-# (seeds 42 to 46). Why its factors are small is not derived here: that 4 bits cost so little is a
-# measurement. With 8 bits the first sum can be the larger one, and the loss may even fall.
+# the square of the errors. So an error that is half as large costs a quarter. With 4 bits, errors
+# twice as large made what does not change its sign 3.9 to 4.1 times as large (seeds 42 to 46). What
+# changes its sign is doubled with 8 bits, but not with 4: there, further terms matter. Why the
+# second sum is small is not derived here: that 4 bits cost so little is a measurement. With 8 bits
+# the first sum can be the larger one, and the loss may even fall.
 
 
 def root_mean_square(xs):
@@ -366,7 +374,8 @@ def expected_error(matrix, bits):
     """The relative error of absmax with one scale, if errors are spread evenly over -S/2 to S/2.
 
     The mean of x^2 is S^2 / 12 for such x, so the usual error is S / sqrt(12). If the largest is 4
-    times the usual weight, then with 8 bits that is 4 / 127 / sqrt(12) = 0.009 usual weights.
+    times the usual weight, then with 8 bits that is 4 / 127 / sqrt(12) = 0.009 usual weights. With
+    2 bits it does not hold: most weights become 0, and their errors are the weights themselves.
     """
     scale = absmax(flat(matrix), bits).scale
     return scale / math.sqrt(12) / root_mean_square(flat(matrix))
@@ -474,8 +483,8 @@ def main():
     show_weights(model)
     show_enlarged(model, heldout, mean(float_losses))
 
-    # What does each method cost, in bytes and in loss? With zero_point and 4 bits, rows cost more
-    # loss than one scale here. On seeds 43 to 46 they cost less.
+    # What does each method cost, in bytes and in loss? With zero_point and 4 bits, rows cost less
+    # loss than one scale on seeds 43 to 46. Here the difference is within its standard error.
     float_bytes = float32_bytes(model)
     found = {}
     show_heading(float_bytes, mean(float_losses))
@@ -486,7 +495,7 @@ def main():
     int8, int4, int2 = [found[Method(bits, absmax, False)] for bits in (8, 4, 2)]
     int4_rows = found[Method(4, absmax, True)]
     rows_ratio = worst_ratio(int4_rows.errors, int4.errors)
-    print(f"With 4 bits, absmax and rows, a matrix keeps at most {rows_ratio:.4f} of its error.")
+    print(f"With 4 bits and absmax, rows leave at most {rows_ratio:.4f} of the error of a matrix.")
     show_samples({32: model, 8: int8.model, 4: int4.model, 2: int2.model}, chars)
 
     # All results are of absmax. Those of "rows" are with a scale per row, the others with one per
@@ -593,9 +602,9 @@ def show_enlarged(model, heldout, float_loss):
     The part that stays is the mean of the increases with w + e and w - e.
     """
     print("\nIncrease of the held-out loss if weights w become w + e, divided by the loss before")
-    print(f"rounding, {float_loss:.4f}. e is the errors of absmax with one scale per matrix. If")
-    print("all errors change their sign, one part of the increase does so, and the other stays.")
-    print("Is the part that stays 4 times as large if errors are twice as large?")
+    print(f"rounding, {float_loss:.4f}. e is the errors of absmax with one scale per matrix. The")
+    print("increase is the sum of two parts. If all errors change their sign, the first part does")
+    print("so, and the second stays. Is this 4 times as large if errors are twice as large?")
     print("bits   errors   changes sign      stays   increase")
     for bits, factor in itertools.product((8, 4), (1, 2)):
         restored, _ = round_model(model, Method(bits, absmax, False))
@@ -613,7 +622,7 @@ def show_heading(float_bytes, float_loss):
     print("\nEach method. All: bytes of integers, scales and zeros. Smaller: bytes of float32 /")
     print("all. Error: of the weights. Increase: of the loss, as above, +- its standard error over")
     print("held-out names, for this one model. Another training run can put close results in")
-    print("another order. A small increase can be below 0: one part of it has either sign.")
+    print("another order. A small increase can be below 0, as its first part has either sign.")
     print("                              integers     all  smaller   error    loss    increase")
     line = f"32 bits, float32{float_bytes:22d}{float_bytes:8d}{1:9.2f}"
     print(f"{line}{float_loss:16.4f}")
