@@ -8,11 +8,11 @@ vocabulary) becomes huge, and a word that is not in it cannot be written at all.
 The idea of byte-pair encoding (BPE): start with the smallest pieces, the bytes of the text, and
 glue together what often stands together. A pair of neighbors that becomes one token makes the text
 shorter by one token wherever it stands, so a frequent pair is worth more than a rare one. What is
-rare stays spelled in small pieces, down to single bytes, and so every text can be written.
+rare stays in small pieces. Every byte remains a token, so every text can be written.
 
     1. Take a list of words. Here the words are names. Each word starts as the list of its bytes in
-       UTF-8, which are the first 256 tokens. A letter of English is one byte, and most others are
-       two to four.
+       UTF-8. A letter of English is one byte, and most others are two to four. The 256 possible
+       bytes are the tokens 0 to 255, so the first token that is learned gets the number 256.
     2. most_frequent_pair: count how often each two tokens stand side by side, in all words. Take
        the pair with the highest count.
     3. merge: put a new token in the place of this pair, in every word.
@@ -20,15 +20,15 @@ rare stays spelled in small pieces, down to single bytes, and so every text can 
        anew each time, because a merge gives tokens other neighbors. The rule is called greedy: it
        takes the pair that is best at the moment, and never goes back on a merge.
     5. encode: a new text starts as its bytes, and all merges are applied to it, the oldest first.
-       Then it is split as the words of training were, which have gone through the same merges in
-       the same order.
+       The words of training went through the same merges in the same order. So the text is split
+       as they were.
     6. decode: build_vocab lists the bytes that each token stands for. Joined, they are the text
        again, because merging only groups bytes and loses none.
 
 Gage (1994) invented the rule to compress data. Sennrich, Haddow and Birch (2016) used it to split
 words for translation, and Radford et al. (2019) used it on bytes for GPT-2. The form of this script
 follows Andrej Karpathy's minbpe (2024). Left out are special tokens, such as the one for the end of
-a text, and the rules that cut a running text into words before pairs are counted.
+a text, and the rules that cut a running text into words, in training and before encoding.
 """
 
 import functools
@@ -98,7 +98,7 @@ def train(words, num_merges, choose=most_frequent_pair):
     `choose` is the function that picks the pair to merge next. Three merges from the words anna,
     hanna and annie:
 
-        a n n a    h a n n a    a n n i e    merge a + n: 3 times (n + n too; a is smaller)
+        a n n a    h a n n a    a n n i e    merge a + n: 3 times, as n + n, but a comes first
         an n a     h an n a     an n i e     merge an + n: 3 times
         ann a      h ann a      ann i e      merge ann + a: 2 times
         anna       h anna       ann i e      these are the words after three merges
@@ -137,8 +137,8 @@ def to_bytes(text):
 def encode(text, merges):
     """The tokens of a text. `text` is bytes, or a str, which counts as its bytes in UTF-8.
 
-    The order of the merges matters. A merge of "an" and "n" finds nothing before "a" and "n" have
-    been merged. And in "ala" both a + l and l + a fit, but only the one that is older gets the l.
+    The order of the merges matters. The merge of "an" and "n" finds nothing as long as "a" and "n"
+    have not been merged. And in "ala" both a + l and l + a fit. The older of the two gets the l.
 
     Raises UnicodeEncodeError for a str that UTF-8 cannot express.
     """
@@ -176,7 +176,7 @@ def first_merges(merges, count):
 def random_pair(words):
     """The pair at a random place in all words, or None if there is none. It is for a comparison.
 
-    A pair that occurs often is drawn often, but it is rarely the most frequent one.
+    A pair that occurs often is drawn often, but the pair that is drawn is rarely the most frequent.
     """
     pairs = [pair for word in words for pair in zip(word, word[1:])]
     return random.choice(pairs) if pairs else None
@@ -185,8 +185,8 @@ def random_pair(words):
 def count_failures(texts, merges):
     """How many texts (str or bytes) are not the same after encoding and decoding.
 
-    This finds bytes that were lost or changed. It cannot find merges that are useless, because
-    encode() gives a text back with any merges.
+    This finds bytes that were lost or changed. It cannot find merges that are useless: with those
+    of random_pair(), every text comes back as well.
     """
     vocab = build_vocab(merges)
     failures = 0
@@ -217,9 +217,9 @@ def main():
     show_encoding(heldout[0], merges, vocab)
     show_tokens([*heldout[1:6], "Zoë", "한글 이름"], merges, vocab)
 
-    # How much shorter do the names become? A ratio of 2 means that a token stands for two bytes on
-    # average. In reversed order, most merges come before the tokens that they need. Pairs from
-    # random places are frequent pairs, too, but not the most frequent ones.
+    # How much shorter do the names become? The ratio is bytes per name / tokens per name. In
+    # reversed order, about half of the merges come before the tokens that they need. The others,
+    # mostly pairs of two bytes, still work. Pairs from random places are more or less frequent.
     draw_vocabulary_sizes(heldout, merges)
     bytes_per_name = mean_length(heldout, {})
     ratio = bytes_per_name / mean_length(heldout, merges)
@@ -236,7 +236,7 @@ def main():
             ("vocab_size", len(vocab), ""),
             ("heldout_names", len(heldout), ""),
             ("bytes_per_name", bytes_per_name, ""),
-            ("compression_ratio", ratio, ">= 1.5"),
+            ("compression_ratio", ratio, ">= 1.5"),  # the bounds are chosen by hand
             ("reversed_order_ratio", reversed_ratio, f"< {ratio - 0.1:.4f}"),
             ("random_places_ratio", random_ratio, f"< {ratio - 0.1:.4f}"),
             ("roundtrip_inputs", len(texts), ""),
@@ -297,10 +297,10 @@ def show_encoding(name, merges, vocab):
 
 def show_tokens(texts, merges, vocab):
     """Print some texts, cut into their tokens."""
+    print("\nHeld-out names as tokens, then texts with characters that no name has, which no merge")
     print(
-        "\nHeld-out names as tokens, then texts with characters that no name has. Their bytes are"
+        "joins. On the right, bytes that ASCII does not have are shown as numbers, such as \\xed:"
     )
-    print("shown as numbers, and no merge joins them:")
     for text in texts:
         print(f"{ascii(text):<32} {'|'.join(pieces(encode(text, merges), vocab))}")
 
