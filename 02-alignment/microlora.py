@@ -13,9 +13,10 @@ and B has only r columns. The small number r is called the rank. With r = 1, a c
 1000 numbers is made of 1000 + 1000. Something is lost: most corrections are no such product. Let x
 be a vector that W multiplies. Then A x is only r numbers, and B (A x) is the sum of the r columns
 of B, each times one of these numbers. So whatever x is, the result is a mixture of r directions.
-Still, a small r may be enough: the gradients that a single x causes for W are a column times a row,
-a product of rank 1. But training adds up many of them. LoRA assumes that r directions are enough to
-adapt a model, which experiments have to support. All the A and B together are called an adapter.
+Still, a small r may be enough. For a single x, each entry of the gradient of W is a number of its
+row times a number of its column, so it is a product of rank 1. Training adds up many of these. LoRA
+assumes that r directions are enough to adapt a model, which experiments have to support. All the A
+and B together are called an adapter.
 
 The model stays frozen: its own numbers never change. So the adapter can be taken off again, and the
 old model is there. Or the adapter can be merged, which means that each correction is added to its
@@ -60,8 +61,9 @@ half_b = "nopqrstuvwxyz"  # first letters of the names that it is adapted to
 ranks = (1, 4)  # r: rows of A and columns of B; one adapter is trained for each
 tables = ("wte", "wpe")  # they get no corrections; full fine-tuning trains them, too
 adapt_steps = 250  # steps of every adaptation, one name each
-# Learning rates of the first step, falling linearly to 1/250 of that in the last. Each is the best
-# of three, by the loss on 500 further names of half b, for adapters the mean loss of both ranks.
+# Learning rates of the first step, falling linearly to 1/250 of that in the last. Three were tried
+# for each. The best one had the lowest loss on 500 further names of half b (seed 42). For adapters,
+# this is the mean of both ranks.
 adapter_rate = 0.02  # of both ranks (for rank 1 alone, 0.04 was better)
 full_rate = 0.005  # of full fine-tuning (0.0025 and 0.01 were worse)
 num_heldout = 500  # names of each half to judge by; no training sees them
@@ -166,11 +168,10 @@ def init_adapter(base, rank):
     standard deviation is that of microgpt's matrices.
 
     Why every matrix, and not only wq and wv as in the paper? With these two alone, rank 1 reached a
-    loss of 2.46 on half b, and with all seven 2.34 to 2.37 (seed 42, several draws of A). That is
-    at the rate chosen for all seven. At 0.04 or 0.08, the two reached 2.42 to 2.43. The first
-    letter is predicted where attention sees one position only. A softmax over one score is 1,
-    whatever the score. So a correction of wq alone leaves the loss of the first letter where it
-    was. This does not show that every matrix is needed: all but wq and wk reached 2.37.
+    loss of 2.46 on half b at this rate, and 2.42 at higher ones. With all seven it was 2.34 to 2.37
+    (seed 42, several draws of A). All but wq and wk also reached 2.37. These two decide where
+    attention looks. At the first letter, which is most of what is learned here, it sees only one
+    position.
     """
     adapter = {}
     for name, matrix in base.items():
@@ -202,10 +203,11 @@ def fine_tune(model, trained, names, chars, first_rate):
     adapter changes the model. The learning rate falls linearly, from first_rate to nearly 0.
 
     LoRA saves memory: m and v have one number each per trained parameter. It could also save the
-    gradients of what is frozen, as PyTorch does with requires_grad=False. Here the base is made of
-    Values, to show what "frozen" means, and they get gradients, too. The corrections are computed
-    in addition. So a step of rank 1 took about 1.4 times as long as one of full fine-tuning, and of
-    rank 4, 1.5 to 1.65 times. With a base of floats, rank 1 took about as long.
+    gradients of the frozen numbers, as PyTorch does with requires_grad=False. Not those of what the
+    matrices compute: the loss depends on an A and a B through all later layers. Here the base is
+    made of Values, to show what "frozen" means, and gets gradients, too. The corrections are
+    computed in addition. So a step of rank 1 took up to 1.5 times as long as one of full
+    fine-tuning, and one of rank 4 up to 1.65 times.
     """
     params = all_numbers(trained)
     # What is frozen: nothing in full fine-tuning, and the whole base in LoRA.
@@ -262,10 +264,11 @@ def add(matrix, other):
 # === HOW GOOD IS IT: on both halves, at the first letter and at the later ones ===
 #
 # Rank 1 mostly learned one thing, to begin with N to Z. The base has a loss of 2.92 on half b, and
-# rank 1 reached 2.34 to 2.37 (six draws of A). On lm_head alone it reached 2.38 to 2.40, and won
-# nothing at the later letters. (A gain is a fall of the loss.) Is a small r enough? Rank 1 reached
-# 90 % of full fine-tuning's gain in the whole loss, but 34 % at the later letters. (All this is of
-# seed 42.) The gains at the later letters of half b:
+# rank 1 reached 2.34 to 2.37 (six draws of A). But a count does this as well: if only the first
+# letter of the base is replaced, by the shares of first letters in the 250 names, its loss is 2.35.
+# So the whole loss says little about LoRA. At the later letters, rank 1 reached 34 % of the gain of
+# full fine-tuning. (A gain is a fall of the loss. All this is of seed 42.) The gains at the later
+# letters of half b:
 #
 #     seed          42        43        44        45        46
 #     rank 1    0.0258    0.0254    0.0314    0.0041   -0.0052
@@ -274,12 +277,14 @@ def add(matrix, other):
 #     control   0.0203    0.0128    0.0232   -0.0038   -0.0218
 #
 # The control is full training on 250 further names of half a instead. Its mean is 0.006, that of
-# full is 0.054. So little comes from more training as such. Adapters trained so gained next to
+# full is 0.054. So on average, little comes from more training as such. But the control varies:
+# with seed 42, it has a quarter of full's gain. Adapters that were trained on half a gained next to
 # nothing: rank 1 -0.007 to 0.006, and rank 4 -0.003 to 0.011.
 #
 # Half a never begins with N to Z, so whoever learns the first letter of half b must lose on half a.
-# That letter is 94 % of the rise of rank 1 on half a. LoRA did not forget less: with four of the
-# five seeds, rank 1 had a higher loss on half a than full.
+# That letter is 94 % of the rise of rank 1 on half a. At the later letters of half a, the mean rise
+# over the five seeds is 0.026 for rank 1, 0.019 for rank 4, and 0.033 for full, which also gained
+# more on half b. So it is not shown whether LoRA forgets less.
 
 
 def split_half(names, letters, num_train):
@@ -441,9 +446,9 @@ def main():
 # close: at one token, dL/dW[i][j] is dL/dy[i] * x[j]. But Adam rescales every entry.
 #
 # What came out: 0.53 to 0.64 with seeds 42 to 46, as means over the matrices, against 0.18 to 0.19
-# for random numbers. Of the difference, 12 to 54 % comes from this task: after full training on 250
-# further names of half a, the share was 0.40 to 0.49. Nor does it follow that rank 1 is enough,
-# because the part that does not fit may matter.
+# for random numbers. Most of the difference is not due to half b: after full training on 250 further names
+# of half a, the share was 0.40 to 0.49. Nor does it follow that rank 1 is enough, because the part
+# that does not fit may matter.
 
 
 def changes(before, after):
