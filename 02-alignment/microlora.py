@@ -446,9 +446,9 @@ def main():
 # close: at one token, dL/dW[i][j] is dL/dy[i] * x[j]. But Adam rescales every entry.
 #
 # What came out: 0.53 to 0.64 with seeds 42 to 46, as means over the matrices, against 0.18 to 0.19
-# for random numbers. Most of the difference is not due to half b: after full training on 250 further names
-# of half a, the share was 0.40 to 0.49. Nor does it follow that rank 1 is enough, because the part
-# that does not fit may matter.
+# for random numbers. Most of the difference is not due to half b: after full training on 250
+# further names of half a, the share was 0.40 to 0.49. Nor does it follow that rank 1 is enough,
+# because the part that does not fit may matter.
 
 
 def changes(before, after):
