@@ -58,7 +58,7 @@ longest_text = 16  # positions of the longest text in that memory: a boundary an
 page_sizes = (8, 4, 2, 1)  # positions per page, to compare
 main_page_size = 4  # the one that the results at the end are about
 num_texts = 300  # texts that come and go in the shared memory; each is as long as a name
-# the following are also read by the code that is repeated from microgpt, in the last part
+# the following are read by the code that is repeated from microgpt, near the end
 n_layer = 2  # layers of attention and MLP
 block_size = 64  # the context: positions that the model can handle; each prompt is continued to it
 
