@@ -68,7 +68,7 @@ batch_size = 4  # names per round
 updates_per_round = 2  # updates of the policy with the names of one round
 ppo_learning_rate = 0.01  # how far an update of PPO moves a parameter; it falls linearly to 0
 epsilon = 0.2  # the clip: a token is pushed until its ratio is this far from 1
-kl_price = 0.3  # one nat of KL costs so much reward; freeze_reward() sets the unit of the reward
+kl_price = 0.3  # a nat of KL costs so much reward; rewards of names have standard deviation 1
 value_rate = 0.01  # learning rate of the value function
 reward_embd = 8  # numbers per token in the reward model
 reward_hidden = 16  # its hidden units
@@ -125,15 +125,16 @@ def expected_reward(value_table, prefix):
 
     The table [block_size][vocab_size] has a number for each token at each position, and V is the
     sum of those in the prefix. The boundary is in every prefix, so its number serves as a constant.
-    All numbers are 0 at first, the average reward of the names in the pairs (see freeze_reward()).
+    All numbers are 0 at first. (Rewards are shifted so that their mean over the pairs is 0.)
 
     Such a sum cannot say that a vowel is good after a consonant and bad after a vowel. So V is
-    weak. The mean reward of the five rounds before would do about as well:
+    weak. The mean reward of the five rounds before would do about as well. On the names of this
+    run, the mean square of (reward - what is expected) is:
 
-        mean square of the advantages (smaller is better)    rounds 1 to 50    rounds 51 to 100
-        with V = 0                                                1.03              0.69
-        with the table                                            0.79              0.32
-        with the mean of five rounds                              0.82              0.28
+        what is expected                rounds 1 to 50    rounds 51 to 100    smaller is better
+        0                                    1.03              0.69
+        the table, as in this run            0.79              0.32
+        the mean of five rounds              0.82              0.28
     """
     return math.fsum([value_table[position][token] for position, token in enumerate(prefix)])
 
@@ -191,13 +192,15 @@ def sample_episode(policy, reference, reward_of, value_table, prompt):
 # gradient, also known as REINFORCE (Williams 1992). Tokens with a positive advantage become more
 # probable, and tokens with a negative advantage less probable.
 #
-# Does V lead the policy elsewhere? Not on average. V adds -V * d(log policy(token)) to the gradient
-# of a token. V reads only what stands before the token, so it is the same for every token that the
-# policy might have drawn here. Each of them is drawn with its probability p. So V adds on average
+# Does V change where the policy goes? Not on average. The advantage is reward - V. So V adds -V *
+# d(log policy(token)) to the gradient of a token. V reads only what stands before the token, so it
+# is the same for every token that might have been drawn here. Each of them is drawn with its
+# probability p, and d(log p) is d(p) / p. So V adds on average
 #
 #     sum of p * -V * d(log p) = -V * sum of p * d(p) / p = -V * d(sum of p) = -V * d(1) = 0
 #
-# (In the second update this holds only roughly: the policy then depends on what was drawn.)
+# In the second update this holds only roughly: p is then the probability after the first update,
+# and the names were drawn before it.
 #
 # Why not raise the sum as far as it goes? First, four names are few, and a policy that follows them
 # without limit learns these names. Second, the ratio corrects how often a token is drawn after its
@@ -212,20 +215,22 @@ def sample_episode(policy, reference, reward_of, value_table, prompt):
 # The clip does not hold a token where it is. In this run, 47 tokens were cut in the second update
 # of their round. This update moved all 47 still further past the bound. All tokens share the
 # parameters, and the other tokens of the name push with the same sign of advantage. Adam's momentum
-# pushes on, too. Of all tokens, three in ten moved against their advantage in their round.
+# pushes on, too. For the same reason a push is not yet a movement: of all tokens, three in ten
+# moved against their advantage in their round.
 #
-# At this size, in three runs, what the clip and the value function do could not be told from
-# chance. The 1000 names had in the end reward - 0.3 * KL =
+# At this size, what the clip and the value function do could not be told from chance. This is the
+# reward - 0.3 * KL of the 1000 names in the end, of three runs with different random numbers each:
 #
 #     random numbers of the loop        this run    random.seed(1)    random.seed(2)
 #     as in this script                   0.39           0.30              0.27
 #     without the clip                    0.38           0.28              0.37
 #     without the value function          0.28           0.29              0.31     (V = 0)
 #
-# Late in training, V more than halves the noise (see expected_reward()). But in three runs, the end
-# result did not differ clearly. The clip is made for many updates per batch, and here are two.
-# Schulman et al. (2017, table 1) taught seven simulated robots with 10 passes over each batch.
-# There the mean score was 0.82 with the clip and -0.39 without it (one robot made it negative).
+# Late in training, V more than halves the squares of the advantages (see expected_reward()). But in
+# three runs, the end result did not differ clearly. The clip is made for many updates per batch,
+# and here are two. Schulman et al. (2017, table 1) taught seven simulated robots with 10 passes
+# over each batch. There the mean score was 0.82 with the clip and -0.39 without it (one robot made
+# it negative).
 
 
 def clipped_objective(ratio, advantage):
@@ -276,19 +281,20 @@ def clipped_objective(ratio, advantage):
 # Why is there a price? First, the reward model is not the taste. A policy that is paid by the
 # reward alone may end where the two differ. The reward model of this script differs in two ways:
 #
-# - It cannot tell that a name is too short. It sees two letters at a time. And only 9 of the 790
-#   pairs to learn from have a rejected name that is wrong by its length alone. One of them is "ra".
-#   It gets 0.79, and the preferred names of held-out pairs get 0.81 on average. Shorter names that
-#   alternate get 0.91, if the base model writes them.
+# - It has not learned that a name can be too short. Only 9 of the 790 pairs to learn from have a
+#   rejected name that is wrong by its length alone. (With 400 more of such pairs, a trial
+#   learned this, too.) "ra" gets 0.79, and the preferred names of held-out pairs get 0.81 on
+#   average. Shorter names that alternate get 0.91, if the base model writes them.
 # - About what is in no pair, it has learned nothing. No name in the pairs has two u in a row, and
 #   "ruuuuuu" gets 5.53.
 #
 # Second, nothing else asks for different names. For each first letter there is a name with the
 # largest reward, and without a price the best policy would write this name every time. PPO does not
-# find this policy here. It collapses onto few names, such as "ka" and "ja". Most samples (739 of
-# 1000) have two letters. The mean reward rises from -0.43 to 0.84, above the 0.75 with the price.
-# But of 1000 names, 6 are preferred, and 261 were before. This is called over-optimization (Gao et
-# al. 2023). The reward is not huge, because the policy does not find "ruuuuuu".
+# find this policy here. With seed 42, which is an extreme case (see the table before STEPS 6 AND
+# 7), it collapses onto few names, such as "ka" and "ja". Most samples (739 of 1000) have two
+# letters. The mean reward rises from -0.43 to 0.84, above the 0.75 with the price. But of 1000
+# names, 6 are preferred, and 261 were before. This is called over-optimization (Gao et al. 2023).
+# The reward is not huge, because the policy does not find "ruuuuuu".
 #
 # The sum of ratio * A stands in for the mean reward: at ratio 1, both have the same gradient on
 # average. With a price, the policy is to raise the mean over its names of
@@ -297,19 +303,20 @@ def clipped_objective(ratio, advantage):
 #
 # For each first letter, let target(name) = ref(name) * exp(reward(name) / price) / Z, where Z makes
 # the sum over all names with this first letter 1. Then reward(name) = price * log(Z * target(name)
-# / ref(name)). Put in above:
+# / ref(name)). With this, what the policy is to raise the mean of becomes
 #
 #     = price * log(Z * target(name) / ref(name)) - price * log(policy(name) / ref(name))
 #     = price * log(Z) - price * log(policy(name) / target(name))
 #
-# The mean of the last logarithm is the KL divergence of the policy from the target. It is smallest,
-# namely 0, if the policy is the target. So the best policy keeps every name that the reference can
-# write, and makes those with a large reward more probable. This is how the price keeps the names
-# diverse. The target has a mean reward of about 1.0, which is more than the policy without a price
-# found, and a KL of 1.5. This run ends at 0.75 and 1.2. With 400 rounds it ended at 0.96 and 1.6.
+# The mean of log(policy / target) over the policy's names is its KL divergence from the target. It
+# is smallest, namely 0, if the policy is the target. So the best policy keeps every name that the
+# reference can write, and makes those with a large reward more probable. This is how the price
+# keeps the names diverse. The target has a mean reward of about 1.0, and a KL of 1.5. This run ends
+# at 0.75 and 1.2. With 400 rounds it ended at 0.96 and 1.6.
 #
-# PPO need not end at the target, because the gradient of the price lacks a part here. A token also
-# decides which positions follow, and nothing pushes it down if the KL is large there. InstructGPT
+# PPO need not end at the target, because the gradient of the price lacks a part here. At each
+# position, it makes the probabilities more like those of the reference. But a token also decides
+# which prefixes follow, and nothing pushes it down if the KL is large behind it. InstructGPT
 # has this part. It takes price * (log policy(token) - log ref(token)) off the reward for each token
 # that was drawn (eq. 2), and a reward counts for all tokens before it, too.
 
@@ -403,8 +410,8 @@ def train_ppo(policy, reference, reward_of, value_table, prompts, price):
         policies = [old_policy]
         rate = ppo_learning_rate * (1 - round_number / num_rounds)
         for _ in range(updates_per_round):
-            # Steps 4 and 5: the objective of these names, minus the KL penalty. In the first update
-            # every ratio is 1, so the clip can act only in the second.
+            # Steps 4 and 5: the objective of these names. In the first update every ratio is 1, so
+            # the clip can act only in the second.
             objective = batch_objective(batch_terms(policy, episodes), price)
             # Step 6: raise it. Adam makes a number smaller, so it gets -objective.
             (-objective).backward()
@@ -758,7 +765,8 @@ def main():
     reward_of = freeze_reward(weights, [tokens for pair in pairs for tokens in pair])
     show_rewards(heldout_pairs, reward_of, chars)
 
-    # PPO, twice from the same start: with the KL penalty, and without it.
+    # PPO, twice from the same start: with the KL penalty, and without it. The random numbers
+    # differ.
     first_letters = [chars.index(name[0]) for name in pair_names]
     samples = {"base": base_samples}
     figures = {"base": base}
@@ -838,7 +846,7 @@ def show_episode(episodes, policy, number, price, chars):
     kl = math.fsum([term.kl for term in terms])
     print(f"{'sum':60}{added:8.3f}{kl:12.3f}")
     print("3. Expected is what the value function says of the tokens before. A token adds 0 to it")
-    print("   until some name has had this token at this position.")
+    print("   until some name has had it at this position, with another token behind it.")
     print("4. ratio = now / was. The token adds ratio * advantage. A cut token adds a constant,")
     print(f"   {1 - epsilon} * advantage or {1 + epsilon} * advantage. A ratio may move against")
     print("   its advantage, because all tokens share the parameters of the policy.")
