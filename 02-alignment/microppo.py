@@ -765,8 +765,7 @@ def main():
     reward_of = freeze_reward(weights, [tokens for pair in pairs for tokens in pair])
     show_rewards(heldout_pairs, reward_of, chars)
 
-    # PPO, twice from the same start: with the KL penalty, and without it. The random numbers
-    # differ.
+    # PPO with the KL penalty, and without it: the same start, but other random numbers.
     first_letters = [chars.index(name[0]) for name in pair_names]
     samples = {"base": base_samples}
     figures = {"base": base}
