@@ -355,8 +355,9 @@ def train(model, points, alpha_bars):
 # is expected to be k * sum, with k = (variance of the first) / (variance of the sum). With the
 # variances 3 and 1 and the sum 8, we expect 3 / 4 * 8 = 6, which leaves 2 for the second. (The
 # reason: the mean of (first - k * sum) * sum is (variance of the first) - k * (variance of the sum)
-# = 0. So first - k * sum is independent of the sum, and 0 on average whatever the sum is.) Here the
-# first is sqrt(beta_t) * n_t, and the sum is all noise in x_t:
+# = 0. For Gaussian numbers this means that first - k * sum is independent of the sum. So it is 0 on
+# average, whatever the sum is.) Here the first is sqrt(beta_t) * n_t, and the sum is all noise in
+# x_t:
 #
 #     expected sqrt(beta_t) * n_t  =  beta_t / (1 - alpha_bar_t) * sqrt(1 - alpha_bar_t) * eps
 #                                  =  beta_t / sqrt(1 - alpha_bar_t) * eps
@@ -445,8 +446,8 @@ def sample_path(model, betas, alpha_bars):
 # so 30 steps are enough if the guess is good. On seed 42, the network's loss is higher by about 0.1
 # at t = 1 to 3, where points find their place on the curve, and by about 0.02 or less from t = 7
 # on. This is why a quarter of its samples are not near the curve. What the errors cost also depends
-# on the variance of the fresh noise. The network does not work by memory of its 2000 points: it has
-# 882 parameters, and its loss over all t is 0.31 on them and on fresh points.
+# on the variance of the fresh noise. With 882 parameters, the network can hardly have memorized the
+# 2000 points. Its loss over all t is 0.31 on them and on fresh ones, but that alone proves little.
 
 
 def walk_without_noise(model, x_T, betas, alpha_bars):
@@ -664,12 +665,10 @@ def show_one_step_back(x_0, eps, t, betas, alpha_bars):
 def show_guesses(model, x_0, eps, alpha_bars, curve, fresh_losses):
     """Print both guesses for one point, and their mean losses {t: (loss, least)} over others."""
     print(f"\nThe same point after training. The noise in it is {as_text(eps)}. The best guess is")
+    print("an average over all data that can become x_t, and needs the curve. Even this is poor")
+    print("for a small t: little noise may as well be jitter, or another place on the spiral. The")
     print(
-        "an average over all data that can become x_t, and needs the curve. Even this is poor for"
-    )
-    print("a small t: little noise may as well be jitter, or another place on the spiral. The loss")
-    print(
-        f"is the mean over {num_samples} fresh points, and the least loss that of the best guess:"
+        f"loss is the mean over {num_samples} fresh points, the least loss that of the best guess:"
     )
     print(" t             x_t           guess      best guess    loss  least loss")
     for t, (loss, least_loss) in fresh_losses.items():

@@ -70,7 +70,7 @@ num_documents = 100  # paragraphs in the index during training, about one city e
 num_added = 60  # paragraphs that are put into the index after training
 num_countries = 20  # each city lies in one; the added cities have 20 of their own
 num_often = 10  # the first cities, which are often asked about without a text in training
-often_share = 0.8  # of training questions without a text, that many are about these; 0.2 about any
+often_share = 0.8  # the share of the training questions without a text that is about these
 CHARS = "aeioubdfgklmnrstvz."  # letters of the names, and the end mark
 end_mark = "."  # ends every answer
 max_answer = 6  # characters of the longest answer: five letters and the end mark
@@ -396,7 +396,7 @@ def make_batches(paragraphs):
 def make_vocab(batches):
     """Which words have a learned vector: {"question": {word: row}, "cue": {word: row}}.
 
-    The vector is this row of the reader's matrix "question" or "cue". Rows begin with 1.
+    The vector is this row of the reader's matrix "question" or "cue". Words have rows from 1 on.
 
     "question" has all words of the training questions. Names of cities are among them, because
     without a text the answer depends on the city. Other words have no vector here. Row 0 belongs to

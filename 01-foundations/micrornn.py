@@ -610,7 +610,7 @@ def main():
             ("rnn_params", num_params(models["RNN"]), ""),
             ("gru_params", num_params(models["GRU"]), ""),
             ("rnn_final_loss", final_losses["RNN"], ""),
-            # With a rate that falls from 0.1 to 0, the RNN was lower on 7 of the seeds 42 to 49.
+            # With a rate that falls from 0.1 to 0, the RNN's was lower on 7 of the seeds 42 to 49.
             ("gru_final_loss", final_losses["GRU"], f"< {final_losses['RNN']:.4f}"),
             ("rnn_heldout_loss", mean_loss(models["RNN"], heldout, chars), ""),
             ("gru_heldout_loss", mean_loss(models["GRU"], heldout, chars), ""),

@@ -730,9 +730,7 @@ def show_point(title, model, x):
 
 def show_figures(figures):
     """Print what evaluate() found of the untrained model and of the model of each beta."""
-    print(
-        "\nMeans over the held-out points, in nats. KL is the sum of its parts for z[0] and z[1],"
-    )
+    print("\nMeans over held-out points, in nats. KL is the sum of its parts for z[0] and z[1],")
     print("the two numbers of a code. Where a part is 0.000, its number tells next to nothing.")
     print(f"ELBO is {-math.log(2 * math.pi * sigma**2):.3f} - reconstruction - KL.")
     print("beta        reconstruction      KL     ELBO     KL of z[0]   KL of z[1]")
@@ -758,9 +756,7 @@ def show_distances(distances, paths):
     print("                            from made to held-out   from held-out to made")
     for title, row in distances.items():
         print(f"{title:<28}{row['distance']:14.3f}{row['coverage']:24.3f}")
-    print(
-        "Without the KL divergence, codes are drawn where no cloud lies, and samples are far off."
-    )
+    print("Without the KL, codes are drawn where no cloud lies, and samples are far off.")
     print(f"\n{num_paths} paths from the left end of the wave to the right end, without noise:")
     print(f"{'':28}from path to held-out   from held-out to path   longest / mean step")
     for title, row in paths.items():

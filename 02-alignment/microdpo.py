@@ -179,9 +179,10 @@ def log_ratio(policy, reference, tokens):
 #
 # x is the prompt, y the completion, and ref the reference. Beta is the price for leaving the
 # reference. The average of the logarithm, over names that the policy writes, is called the KL
-# divergence of the policy from the reference. It is 0 if the two are equal, and positive if not:
-# as log z <= z - 1, the average of log(ref / policy) is at most the average of ref / policy, minus
-# 1. That is (the sum of policy * ref / policy) - 1 = 0.
+# divergence of the policy from the reference. It is 0 if the two are equal, and positive if not: as
+# log z <= z - 1, the average of log(ref / policy) is at most the average of ref / policy, minus 1.
+# That is (the sum of policy * ref / policy) - 1 = 0. So the average of log(policy / ref), which is
+# the same with the other sign, is not negative. (log z = z - 1 only if z = 1.)
 #
 # Suppose that we knew the rewards. Then multiply ref with exp(reward / beta), and call the result
 # ideal:

@@ -717,9 +717,7 @@ def show_group(group, probs_after, chars):
 def explain_columns():
     """Print what the columns of show_steps() mean."""
     print("\nThe next three tables are about what the policies write in training:")
-    print(
-        "equal   share of the groups whose rewards are equal, so that siblings only get the price"
-    )
+    print("equal   share of groups whose rewards are equal, so that siblings only get the price")
     print("cut     share of the tokens that the reward pushed no further in the second update")
     print("KL      from the reference, per name, as kl_estimate() has it, in nats (log base e)")
 

@@ -282,8 +282,8 @@ def clipped_objective(ratio, advantage):
 # reward alone may end where the two differ. The reward model of this script differs in two ways:
 #
 # - It has not learned that a name can be too short. Only 9 of the 790 pairs to learn from have a
-#   rejected name that is wrong by its length alone. (With 400 more of such pairs, a trial
-#   learned this, too.) "ra" gets 0.79, and the preferred names of held-out pairs get 0.81 on
+#   rejected name that is wrong by its length alone. (In a trial with 400 more such pairs,
+#   it learned this, too.) "ra" gets 0.79, and the preferred names of held-out pairs get 0.81 on
 #   average. Shorter names that alternate get 0.91, if the base model writes them.
 # - About what is in no pair, it has learned nothing. No name in the pairs has two u in a row, and
 #   "ruuuuuu" gets 5.53.
@@ -303,7 +303,7 @@ def clipped_objective(ratio, advantage):
 #
 # For each first letter, let target(name) = ref(name) * exp(reward(name) / price) / Z, where Z makes
 # the sum over all names with this first letter 1. Then reward(name) = price * log(Z * target(name)
-# / ref(name)). With this, what the policy is to raise the mean of becomes
+# / ref(name)). With this, reward - price * log(policy / ref) becomes
 #
 #     = price * log(Z * target(name) / ref(name)) - price * log(policy(name) / ref(name))
 #     = price * log(Z) - price * log(policy(name) / target(name))

@@ -490,8 +490,9 @@ def sweep(draws):
 
     The similarity that is needed depends on what is called close, on the draw, and on the length of
     the text. Averaging also assumes that row i of a matrix means the same in two heads, as mix()
-    makes it. A trained head would work as well with its rows in another order, if wq or wo had the
-    same order. So trained heads need not agree on one, and this sweep says nothing about them.
+    makes it. In a trained head, the rows of wk could have any order that the rows of wq have too,
+    and those of wv any order of the columns of wo. So trained heads need not agree on one, and this
+    sweep says nothing about them.
     """
     gqa = {}
     mqa = {}

@@ -452,9 +452,7 @@ def show_costs(text, plain, cached):
     print(f"\nThe model continues {text[:prompt_length]} to {text}")
     print("Multiplications for one token, with the model's matrices and in attention. The first")
     print("row is the first token after the prompt, for which both ways compute all positions.")
-    print(
-        f"Bytes kept are those of the cache, {bytes_per_number} for a number. # is for a full 256."
-    )
+    print(f"Bytes kept: those of the cache, {bytes_per_number} for a number. # is for a full 256.")
     print("                 no cache            with a cache")
     print("positions  matrices  attention  matrices  attention  bytes kept")
     for length in plain:

@@ -119,15 +119,16 @@ def test_matrix_form_notices_another_formula(script, monkeypatch, fault):
 
 @pytest.mark.parametrize("name", ["vanilla", "MHA", "window"])
 def test_each_matrix_form_notices_a_wrong_variant(script, name):
-    xs, w = drawn()
+    xs, w = drawn(script.window + 4)  # so the window forgets four positions
     runs = script.decode_all(xs, w)
     assert script.difference_from_matrices(runs, xs, w) < 1e-12
     wrong = dict(w, wk=w["wq"])
     for other in (script.decode_all(xs, wrong), script.decode_all(xs[::-1], w)):
         assert script.difference_from_matrices(dict(runs, **{name: other[name]}), xs, w) > 0.1
-    narrow = functools.partial(script.sliding_window, span=5)
-    late = dict(runs, window=script.decode(narrow, xs, w))
-    assert script.difference_from_matrices(late, xs, w) > 0.01
+    for span in (script.window - 1, script.window + 1):
+        other = functools.partial(script.sliding_window, span=span)
+        shifted = dict(runs, window=script.decode(other, xs, w))
+        assert script.difference_from_matrices(shifted, xs, w) > 0.01
 
 
 @each_variant
